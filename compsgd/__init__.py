@@ -1,0 +1,19 @@
+"""Data-parallel training that exchanges 1 to 8 bits a gradient element and takes a vote."""
+
+from compsgd.errors import CompsgdError
+from compsgd.exchange import Exchange, InProcessExchange
+from compsgd.optimizers import SGD, CompressedSGD, CompressedSGDVote, SignSGD
+from compsgd.packing import pack, packed_num_bytes, unpack
+
+__all__ = [
+    "SGD",
+    "CompressedSGD",
+    "CompressedSGDVote",
+    "CompsgdError",
+    "Exchange",
+    "InProcessExchange",
+    "SignSGD",
+    "pack",
+    "packed_num_bytes",
+    "unpack",
+]

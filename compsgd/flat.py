@@ -1,0 +1,77 @@
+"""The flat vector of all parameters in model order: who stands where.
+
+Range, ballots, random bits and the vote all count elements from the start of this vector.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from compsgd.errors import CompsgdError
+
+Label = TypeVar("Label", bound=Hashable)
+
+
+class Run(NamedTuple):
+    """Neighbouring elements start..end-1."""
+
+    start: int
+    end: int
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.start, self.end)
+
+
+class FlatLayout:
+    """Positions of parameter tensors in their flat vector."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        """Args: sizes: elements of each parameter, in model order."""
+        self.runs: list[Run] = []
+        start = 0
+        for size in sizes:
+            self.runs.append(Run(start, start + size))
+            start += size
+        self.numel = start
+
+    def labelled_runs(self, labels: Sequence[Label]) -> Iterator[tuple[Label, Run]]:
+        """Neighbouring parameters with equal labels, joined: usually one run over everything."""
+        joined: tuple[Label, Run] | None = None
+        for label, run in zip(labels, self.runs, strict=True):
+            if joined is not None and joined[0] == label:
+                joined = (label, Run(joined[1].start, run.end))
+                continue
+            if joined is not None:
+                yield joined
+            joined = (label, run)
+        if joined is not None:
+            yield joined
+
+    def present_runs(self, present: Sequence[bool]) -> list[Run]:
+        return [run for here, run in self.labelled_runs(present) if here]
+
+    def gather_gradients(self, parameters: Sequence[Tensor], device: torch.device) -> Tensor:
+        """Copies every `.grad` into a new flat float32 vector; 0 where there is none."""
+        flat = torch.empty(self.numel, dtype=torch.float32, device=device)
+        for parameter, run in zip(parameters, self.runs, strict=True):
+            target = flat[run.slice]
+            if parameter.grad is None:
+                target.zero_()
+            else:
+                target.view(parameter.shape).copy_(_dense_real(parameter.grad))
+        return flat
+
+    def first_non_finite(self, flat: Tensor) -> int | None:
+        """Index of the first parameter whose elements are not all finite, or None."""
+        if self.numel == 0 or all(bool(extreme.isfinite()) for extreme in torch.aminmax(flat)):
+            return None
+        return next(i for i, run in enumerate(self.runs) if not flat[run.slice].isfinite().all())
+
+
+def _dense_real(gradient: Tensor) -> Tensor:
+    if gradient.is_complex():
+        raise CompsgdError("a gradient is complex; compsgd discretises real gradients only")
+    return gradient.to_dense() if gradient.layout != torch.strided else gradient

@@ -1,0 +1,337 @@
+"""One round of N workers as a `torch.optim.Optimizer` (design, sections 2 and 5).
+
+compress: a worker's gradients become its ballot. step: ballots are exchanged, combined into one
+update, and applied. What a ballot holds and how ballots combine is for the subclasses to say.
+"""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from compsgd.ballot import BallotHeader, header_num_bytes
+from compsgd.checks import check_integer, check_lr
+from compsgd.errors import CompsgdError
+from compsgd.exchange import Exchange, InProcessExchange
+from compsgd.flat import FlatLayout, Run
+
+log = logging.getLogger("compsgd")
+
+_GROUP_KEYS = {"params", "lr", "param_names", "initial_lr"}
+
+
+class Ballot(NamedTuple):
+    """A hosted worker's part of the round."""
+
+    header: BallotHeader
+    payload: Tensor
+
+
+class Electorate(NamedTuple):
+    """A run of elements and the workers that vote on it."""
+
+    run: Run
+    workers: tuple[int, ...]
+
+
+class RoundOptimizer(torch.optim.Optimizer):
+    """What all optimizers here share: who takes part, the order of a round, state, the update.
+
+    Attributes:
+        exchange: carries the ballots.
+        participants: the workers that took part in the last step.
+        num_non_finite: how many ballots sat out because a gradient was not finite.
+    """
+
+    symbol_bits: int
+    zeros: bool
+    _kept_attributes: tuple[str, ...] = ("seed", "exchange", "strict", "participants", "_layout")
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        *,
+        seed: int,
+        num_workers: int,
+        exchange: Exchange | None,
+        strict: bool,
+    ) -> None:
+        check_integer("num_workers", num_workers, 1)
+        if exchange is not None and num_workers not in (1, exchange.num_workers):
+            raise CompsgdError(
+                f"num_workers is {num_workers}, but the exchange connects {exchange.num_workers}"
+            )
+        self.seed = check_integer("seed", seed, 0)
+        self.exchange: Exchange = exchange or InProcessExchange(num_workers)
+        self.strict = strict
+        self.participants: tuple[int, ...] = ()
+        self._layout = FlatLayout([])
+        super().__init__(params, {"lr": check_lr(lr)})
+        self._global.update({"round": 0, "num_non_finite": 0, "ballots": {}})
+
+    # What subclasses say.
+
+    @abstractmethod
+    def _make_payload(self, worker: int, gradient: Tensor, present: Sequence[bool]) -> Tensor:
+        """The ballot's content: `gradient` is finite, flat, and 0 where a parameter is absent."""
+
+    @abstractmethod
+    def _blank_payload(self) -> Tensor:
+        """The content of a worker that sits out; as large as any other."""
+
+    @abstractmethod
+    def _exchange_ballots(self, ballots: Sequence[Ballot]) -> tuple[list[BallotHeader], Any]:
+        """Carries the hosted workers' ballots: all N headers, and the payloads in some form."""
+
+    @abstractmethod
+    def _combine(self, electorates: Sequence[Electorate], payloads: Any) -> Tensor:
+        """The update of the round, flat float32; whatever stands where nobody votes is ignored."""
+
+    # The public interface.
+
+    @property
+    def num_non_finite(self) -> int:
+        return int(self._global["num_non_finite"])
+
+    @property
+    def round(self) -> int:
+        """How many steps have been taken."""
+        return int(self._global["round"])
+
+    @torch.no_grad()
+    def compress(self, worker: int = 0) -> None:
+        """Takes the gradients now in `p.grad` as a worker's ballot for this round.
+
+        `p.grad` stays as it is and may be any real dense or sparse tensor. A parameter whose
+        gradient is None sits out; so does the whole worker if any element is not finite. Called
+        again before `step`, the later gradient replaces the ballot, and the range has seen both.
+
+        Args:
+            worker: index among the workers that this process hosts; 0 where it hosts one.
+
+        Raises:
+            CompsgdError: no such worker here, or a complex gradient.
+        """
+        hosted = self.exchange.hosted
+        worker_id = hosted[check_integer("worker", worker, 0, len(hosted) - 1)]
+        parameters = self._parameters()
+        gradient = self._layout.gather_gradients(parameters, self._device)
+        present = [parameter.grad is not None for parameter in parameters]
+        culprit = self._layout.first_non_finite(gradient)
+        if culprit is not None:
+            present = [False] * len(present)
+        takes_part = any(present)
+        payload = (
+            self._make_payload(worker_id, gradient, present)
+            if takes_part
+            else self._blank_payload()
+        )
+        header = self._header(worker_id, present, culprit)
+        self._global["ballots"][worker_id] = {"header": header.to_tensor(), "payload": payload}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Exchanges the ballots of all workers and applies their joint update.
+
+        A process that hosts one worker need not call `compress`: step does, with the gradients in
+        `p.grad`. Hosted workers that did not compress since the last step sit the round out.
+
+        Args:
+            closure: evaluates the model again and returns the loss; runs with gradients enabled.
+
+        Returns:
+            what closure returned, or None.
+
+        Raises:
+            CompsgdError: several hosted workers, gradients, and none of them compressed; with
+                `strict`, a gradient that is not finite; a ballot that belongs elsewhere.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._compress_if_alone()
+        ballots = [self._ballot(worker) for worker in self.exchange.hosted]
+        headers, payloads = self._exchange_ballots(ballots)
+        self._note_participation(headers)
+        electorates = self._electorates(headers)
+        if self.participants:
+            self._apply(self._combine(electorates, payloads), headers)
+        else:
+            self._combine_nothing()
+        self.exchange.end_round(self.participants)
+        self._global["ballots"].clear()
+        self._global["round"] += 1
+        return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters, at the end of the flat vector. A group may have an lr of its own."""
+        foreign = sorted(set(param_group) - _GROUP_KEYS)
+        if foreign:
+            raise CompsgdError(
+                f"a parameter group sets {', '.join(foreign)}; only lr can differ between groups"
+            )
+        if self._global.get("ballots"):
+            raise CompsgdError("add_param_group between compress and step; call step first")
+        if "lr" in param_group:
+            check_lr(param_group["lr"])
+        super().add_param_group(param_group)
+        self._layout = FlatLayout([parameter.numel() for parameter in self._parameters()])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over state saved by `state_dict`; nothing changes if it does not fit.
+
+        Raises:
+            CompsgdError: state of other parameters, or of other workers than are hosted here.
+        """
+        own = self._own_state(state_dict)
+        super().load_state_dict(state_dict)
+        self._global.clear()
+        self._global.update(own)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: getattr(self, name) for name in self._kept_attributes}
+        return super().__getstate__() | kept
+
+    # A round from the inside.
+
+    @property
+    def _global(self) -> dict[str, Any]:
+        """State that belongs to no single parameter. `state` takes string keys beside tensors."""
+        state: dict[Any, Any] = self.state
+        return state
+
+    @property
+    def _device(self) -> torch.device:
+        first: Tensor = self.param_groups[0]["params"][0]
+        return first.device
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def _parameter_name(self, index: int) -> str:
+        names = [name for group in self.param_groups for name in group.get("param_names", ())]
+        return str(names[index]) if names else f"number {index}"
+
+    def _header(
+        self, worker: int, present: Sequence[bool], culprit: int | None = None
+    ) -> BallotHeader:
+        return BallotHeader(worker, self.round, self.symbol_bits, self.zeros, present, culprit)
+
+    def _header_num_bytes(self) -> int:
+        return header_num_bytes(len(self._layout.runs))
+
+    def _compress_if_alone(self) -> None:
+        if self._global["ballots"]:
+            return
+        if len(self.exchange.hosted) == 1:
+            self.compress()
+        elif any(parameter.grad is not None for parameter in self._parameters()):
+            raise CompsgdError(
+                f"this process hosts {len(self.exchange.hosted)} workers and none has compressed: "
+                "call compress(worker=i) after each worker's backward"
+            )
+
+    def _ballot(self, worker: int) -> Ballot:
+        saved = self._global["ballots"].get(worker)
+        if saved is None:
+            return Ballot(
+                self._header(worker, [False] * len(self._layout.runs)), self._blank_payload()
+            )
+        return Ballot(BallotHeader.from_tensor(saved["header"]), saved["payload"])
+
+    def _read_headers(self, rows: Tensor) -> list[BallotHeader]:
+        """The headers of all N workers from uint8 rows that begin with them, checked."""
+        head = rows[:, : self._header_num_bytes()].cpu()
+        headers = [BallotHeader.from_tensor(row) for row in head]
+        for worker, header in enumerate(headers):
+            expected = self._header(worker, [False] * len(self._layout.runs))
+            header.check_matches(expected)
+        return headers
+
+    def _note_participation(self, headers: Sequence[BallotHeader]) -> None:
+        """Reports the first gradient that is not finite, counts all; with strict, raises."""
+        self.participants = tuple(header.worker for header in headers if header.takes_part)
+        for header in headers:
+            if header.non_finite is None:
+                continue
+            message = (
+                f"worker {header.worker} sits out round {header.round}: the gradient of parameter "
+                f"{self._parameter_name(header.non_finite)} is not finite"
+            )
+            if self.strict:
+                raise CompsgdError(message)
+            if self.num_non_finite == 0:
+                log.warning("%s (reported once, counted from here on)", message)
+            self._global["num_non_finite"] += 1
+
+    def _electorates(self, headers: Sequence[BallotHeader]) -> list[Electorate]:
+        """Runs of parameters on which the same workers vote; runs without voters are left out."""
+        voters = [
+            tuple(header.worker for header in headers if header.present[i])
+            for i in range(len(self._layout.runs))
+        ]
+        return [
+            Electorate(run, workers)
+            for workers, run in self._layout.labelled_runs(voters)
+            if workers
+        ]
+
+    def _combine_nothing(self) -> None:
+        """A round in which nobody takes part changes nothing; a subclass may record it."""
+
+    def _apply(self, update: Tensor, headers: Sequence[BallotHeader]) -> None:
+        """p = p - lr * update with lr as float32 and one rounding (design, section 2, step 5)."""
+        has_voters = [any(column) for column in zip(*(h.present for h in headers), strict=True)]
+        places = iter(zip(self._layout.runs, has_voters, strict=True))
+        for group in self.param_groups:
+            lr = float(np.float32(float(group["lr"])))
+            for parameter in group["params"]:
+                run, voted = next(places)
+                if voted:
+                    change = update[run.slice].view(parameter.shape).to(parameter)
+                    parameter.add_(change, alpha=-lr)
+
+    # State.
+
+    def _own_state(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Our part of a state_dict, checked and copied to where the parameters are."""
+        state = state_dict.get("state", {})
+        missing = [key for key in self._global if isinstance(key, str) and key not in state]
+        if missing:
+            raise CompsgdError(
+                f"this state_dict has no {', '.join(missing)}: it is not one of "
+                f"{type(self).__name__}"
+            )
+        ballots = {
+            worker: {
+                "header": saved["header"].cpu().clone(),
+                "payload": self._copy(saved["payload"]),
+            }
+            for worker, saved in state["ballots"].items()
+        }
+        for worker, saved in ballots.items():
+            if worker not in self.exchange.hosted:
+                raise CompsgdError(
+                    f"this state_dict holds a ballot of worker {worker}, who is not hosted here"
+                )
+            header = BallotHeader.from_tensor(saved["header"])
+            header.check_matches(
+                BallotHeader(worker, state["round"], self.symbol_bits, self.zeros, header.present)
+            )
+            if saved["payload"].shape != self._blank_payload().shape:
+                raise CompsgdError(f"this state_dict's ballot of worker {worker} has another size")
+        return {
+            "round": int(state["round"]),
+            "num_non_finite": int(state["num_non_finite"]),
+            "ballots": ballots,
+        }
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().clone().to(self._device)

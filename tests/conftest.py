@@ -1,0 +1,49 @@
+"""Where tests find the reference vectors and the real data sets."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+VECTORS = SHARED / "reference" / "vectors"
+HISTORIES = SHARED / "reference" / "histories"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def vectors() -> dict[str, dict[str, npt.NDArray[np.generic]]]:
+    """The reference vectors by file and key."""
+    if not VECTORS.is_dir():
+        pytest.skip(f"the reference vectors are not at {VECTORS}")
+    return {path.stem: dict(np.load(path)) for path in VECTORS.glob("*.npz")}
+
+
+@pytest.fixture(scope="session")
+def published_histories() -> list[Path]:
+    """The histories.pkl files that the original research code wrote."""
+    if not HISTORIES.is_dir():
+        pytest.skip(f"the published histories are not at {HISTORIES}")
+    return sorted(HISTORIES.glob("*/histories.pkl"))
+
+
+@pytest.fixture
+def mnist_root(tmp_path: Path) -> Path:
+    """A scratch data folder with links to MNIST's archives, so that nothing is unpacked beside
+    them."""
+    root = Path(os.environ.get("COMPSGD_DATA", SHARED / "data"))
+    archives = list((root / "MNIST" / "raw").glob("*.gz"))
+    if len(archives) != 4:
+        pytest.skip(f"MNIST is not in {root} (set COMPSGD_DATA to a folder that has it)")
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for archive in archives:
+        (raw / archive.name).symlink_to(archive.resolve())
+    return tmp_path / "data"
