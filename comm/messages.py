@@ -1,0 +1,68 @@
+"""Small messages between processes, as JSON: unlike a pickle, reading one runs nothing."""
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from compsgd.comm.collectives import Collectives
+
+Result = TypeVar("Result")
+
+
+def gather_messages(collectives: Collectives, message: Any) -> list[Any]:
+    """Every process's message, by rank.
+
+    1. All-gather of the sizes. 2. All-gather of the texts, padded to the longest.
+    """
+    text = torch.frombuffer(bytearray(json.dumps(message).encode()), dtype=torch.uint8)
+    sizes = collectives.all_gather(torch.tensor(text.numel())).tolist()
+    padded = torch.zeros(max(sizes), dtype=torch.uint8)
+    padded[: text.numel()] = text
+    texts = collectives.all_gather(padded)
+    return [_decode(row[:size]) for row, size in zip(texts, sizes, strict=True)]
+
+
+def _decode(text: Tensor) -> Any:
+    return json.loads(text.numpy().tobytes())
+
+
+class ElsewhereError(Exception):
+    """Another process failed; its own message says why."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def all_succeed(
+    collectives: Collectives,
+    action: Callable[[], Result],
+    failures: tuple[type[Exception], ...],
+) -> Result:
+    """Runs `action` here while every other process runs its own, and fails on all if on one.
+
+    Args:
+        collectives: who waits for whom.
+        action: this process's part.
+        failures: the exceptions that are told to the others; any other one is raised at once.
+
+    Raises:
+        ElsewhereError: on processes that succeeded, with the class name and the message of the
+            first failure. The process that failed raises its own exception.
+    """
+    failure: Exception | None = None
+    try:
+        result = action()
+    except failures as error:
+        failure = error
+    told = None if failure is None else [type(failure).__name__, str(failure)]
+    reports = gather_messages(collectives, told)
+    if failure is not None:
+        raise failure
+    for report in reports:
+        if report is not None:
+            raise ElsewhereError(*report)
+    return result

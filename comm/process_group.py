@@ -1,0 +1,101 @@
+"""Which process this is, and joining the others (torchrun's environment variables)."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from compsgd.comm.collectives import Collectives
+from compsgd.comm.ledger import Ledger, Purpose
+
+# Others may wait this long while one process downloads a data set or evaluates.
+_PATIENCE = timedelta(hours=6)
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among the others.
+
+    Attributes:
+        launched: whether torchrun, or something that sets its variables, started this process.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    launched: bool = False
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Place":
+        if "RANK" not in environment or "WORLD_SIZE" not in environment:
+            return cls()
+        rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        return cls(
+            rank,
+            world_size,
+            int(environment.get("LOCAL_RANK", rank)),
+            int(environment.get("LOCAL_WORLD_SIZE", world_size)),
+            launched=True,
+        )
+
+
+@dataclass(frozen=True)
+class Network:
+    """The collectives of a run, by purpose, over one ledger."""
+
+    ledger: Ledger
+    gradient: Collectives
+    evaluation: Collectives
+    bookkeeping: Collectives
+
+
+@contextmanager
+def connect(
+    place: Place, num_workers: int, backend: str, timeout_s: float, device: torch.device
+) -> Iterator[Network]:
+    """Joins the process group of a launched process for as long as the context lasts.
+
+    Args:
+        place: this process.
+        num_workers: N, all workers together.
+        backend: "gloo" or "nccl".
+        timeout_s: how long a gradient collective may take; others wait for hours.
+        device: where this process computes.
+    """
+    ledger = Ledger()
+    if not place.launched:
+        yield _network(ledger, num_workers, None, None)
+        return
+    dist.init_process_group(
+        backend, timeout=_PATIENCE, device_id=device if backend == "nccl" else None
+    )
+    try:
+        gradient_group = _new_group(timedelta(seconds=timeout_s))
+        yield _network(ledger, num_workers, gradient_group, _new_group(_PATIENCE))
+    finally:
+        dist.destroy_process_group()
+
+
+def _new_group(timeout: timedelta) -> dist.ProcessGroup:
+    group = dist.new_group(timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup), "every process is a member of it"
+    return group
+
+
+def _network(
+    ledger: Ledger,
+    num_workers: int,
+    gradient_group: dist.ProcessGroup | None,
+    other_group: dist.ProcessGroup | None,
+) -> Network:
+    return Network(
+        ledger,
+        Collectives(ledger, Purpose.GRADIENT, num_workers, gradient_group),
+        Collectives(ledger, Purpose.EVALUATION, num_workers, other_group),
+        Collectives(ledger, Purpose.BOOKKEEPING, num_workers, other_group),
+    )

@@ -1,0 +1,1 @@
+"""One run: options, data, models, the training loop of a process, results, the command."""

@@ -1,0 +1,243 @@
+"""The command: `compsgd train ...`, and the same options behind launch.py for torchrun."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from compsgd.binning import BINNINGS
+from compsgd.checks import check_decay, check_lr
+from compsgd.comm.messages import ElsewhereError
+from compsgd.comm.process_group import Place
+from compsgd.errors import CompsgdError
+from compsgd.workers.data import DATASETS
+from compsgd.workers.models import MODELS
+from compsgd.workers.options import BACKENDS, DEVICES, EXCHANGES, OPTIMIZERS, Options
+from compsgd.workers.run import run
+
+_DEFAULT_NUM_WORKERS = 4
+_DEFAULT_TIMEOUT_S = 300.0
+
+
+class TrainCommand(click.Command):
+    """Accepts `--lr 0.003 0.001`: several values behind one option, as the original scripts do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        repeatable = {
+            name
+            for parameter in self.params
+            if isinstance(parameter, click.Option) and parameter.multiple
+            for name in parameter.opts
+        }
+        return super().parse_args(ctx, spread_values(args, repeatable))
+
+
+def spread_values(args: Sequence[str], repeatable: set[str]) -> list[str]:
+    """Repeats the option's name before every further value: --lr 1 2 becomes --lr 1 --lr 2."""
+    spread: list[str] = []
+    option: str | None = None
+    values_seen = 0
+    for arg in args:
+        if arg.startswith("-") and not _is_number(arg):
+            name, has_value, _ = arg.partition("=")
+            option = name if normalise(name) in repeatable else None
+            values_seen = 1 if has_value else 0
+        else:
+            if option is not None and values_seen > 0:
+                spread.append(option)
+            values_seen += 1
+        spread.append(arg)
+    return spread
+
+
+def normalise(token: str) -> str:
+    """--num-bits is --num_bits; help lists the latter."""
+    stem = token.lstrip("-")
+    return token[: len(token) - len(stem)] + stem.replace("-", "_")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+class AutoOr(click.ParamType):
+    """A number of at least `minimum`, or `auto`, which becomes None."""
+
+    name = "number"
+
+    def __init__(self, kind: type[int] | type[float], minimum: float) -> None:
+        self._kind = kind
+        self._minimum = minimum
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if value == "auto":
+            return None
+        try:
+            number = self._kind(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither auto nor a number", param, ctx)
+        if not self._minimum <= number < float("inf"):
+            self.fail(f"{value} is not a finite number of at least {self._minimum}", param, ctx)
+        return number
+
+
+class Checked(click.ParamType):
+    """A float that one of the library's own checks accepts."""
+
+    name = "float"
+
+    def __init__(self, check: Callable[[float], float]) -> None:
+        self._check = check
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        try:
+            return self._check(float(value))
+        except CompsgdError as error:
+            self.fail(str(error), param, ctx)
+        except ValueError:
+            self.fail(f"{value!r} is not a number", param, ctx)
+
+
+def _decay(name: str) -> Checked:
+    return Checked(lambda value: check_decay(name, value))
+
+
+def _flag(*names: str, default: bool, help: str) -> Any:
+    """A true/false option: it takes a value, and bare it means true."""
+    return click.option(
+        *names,
+        type=bool,
+        default=default,
+        is_flag=False,
+        flag_value=True,
+        show_default=True,
+        metavar="BOOLEAN",
+        help=help,
+    )
+
+
+def _option(*names: str, **settings: Any) -> Any:
+    return click.option(*names, show_default=settings.pop("show_default", True), **settings)
+
+
+_OPTIONS = [
+    _option("--seed", type=click.IntRange(min=0), default=0, help="Fixes every random choice."),
+    _flag("--rand_zero", default=True, help="Break zeros randomly."),
+    _option("--exp_name", default=None, show_default="a name made of the settings",
+            help="Folder of the results under --log_dir."),
+    _option("--log_dir", type=click.Path(path_type=Path), default=Path("logs"),
+            help="Where experiments are kept."),
+    _flag("--overwrite", default=False, help="Replace an existing experiment of this name."),
+    _option("--model", type=click.Choice(MODELS), default="vanilla_cnn", help="What is trained."),
+    _option("--dataset", type=click.Choice(DATASETS), default="digits",
+            help="digits comes with scikit-learn; the others are torchvision's."),
+    _option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"),
+            help="Where torchvision's files are."),
+    _flag("--download", default=True, help="Download what is missing; verify and unpack it."),
+    _option("--optimizer", type=click.Choice(OPTIMIZERS), default="compressed_sgd_vote",
+            help="How gradients become an update."),
+    _option("--batch_size", type=click.IntRange(min=1), default=64, help="Images per worker."),
+    _option("--epochs", type=click.IntRange(min=1), default=40, help="Passes over the data."),
+    _option("--lr", type=Checked(check_lr), multiple=True, default=[0.001],
+            help="Learning rates, as in --lr 0.003 0.001. A level moves a weight by this much."),
+    _option("--weight_decay", "--range_decay", "weight_decay", type=_decay("weight_decay"),
+            multiple=True, default=[0.7],
+            help="Decays of the range, minimum and maximum alike, as in --weight_decay 1.0 0.7. "
+            "Not L2. The sweep runs every pair with --lr."),
+    _option("--decay_min", type=_decay("decay_min"), default=None, show_default="--weight_decay",
+            help="Decay of the minimum alone."),
+    _option("--decay_max", type=_decay("decay_max"), default=None, show_default="--weight_decay",
+            help="Decay of the maximum alone."),
+    _option("--exchange", type=click.Choice(EXCHANGES), default="all_gather",
+            help="How ballots travel."),
+    _option("--binning", type=click.Choice(BINNINGS), default="lin", help="Bins of the levels."),
+    _option("--num_bits", type=click.IntRange(1, 8), default=3, help="Bits of a level."),
+    _option("--num_workers", type=click.IntRange(min=1), default=None,
+            show_default=f"{_DEFAULT_NUM_WORKERS}; under torchrun the number of processes",
+            help="Workers; under torchrun a multiple of the processes."),
+    _flag("--shuffle", default=True, help="Reshuffle each epoch."),
+    _option("--batchwise_evaluation", type=int, default=0,
+            help="After every worker has received this many batches, evaluate on the entire "
+            "training set; 0 or less disables."),
+    _flag("--count_usages", default=False, help="Record bin usage."),
+    _flag("--one_plot_optimizer", default=False,
+          help="All cells of the sweep in one axis, or one axis each."),
+    _flag("--strict", default=False, help="A gradient that is not finite ends the run."),
+    _option("--device", type=click.Choice(DEVICES), default="auto",
+            help="auto takes a GPU where every process has one."),
+    _option("--backend", type=click.Choice(BACKENDS), default="auto",
+            help="auto takes nccl on GPUs, gloo on CPUs."),
+    _option("--threads", type=AutoOr(int, 1), default="auto",
+            help="Threads of each process; auto shares the cores out."),
+    _option("--timeout", type=AutoOr(float, 0.001), default="auto",
+            help=f"Seconds a gradient collective may take; auto is {_DEFAULT_TIMEOUT_S:g}."),
+]  # fmt: skip
+
+
+@click.command(
+    cls=TrainCommand,
+    context_settings={"token_normalize_func": normalise, "max_content_width": 100},
+)
+def train(**values: Any) -> None:
+    """Train a model with N workers that exchange packed votes.
+
+    \b
+    torchrun --nproc_per_node 4 launch.py OPTIONS    one process a worker
+    compsgd train OPTIONS                            all workers in one process
+    """
+    place = Place.from_environment()
+    if values["num_workers"] is None:
+        values["num_workers"] = place.world_size if place.launched else _DEFAULT_NUM_WORKERS
+    if values["timeout"] is None:
+        values["timeout"] = _DEFAULT_TIMEOUT_S
+    run(Options(**values), place)
+
+
+for _declare in reversed(_OPTIONS):
+    _declare(train)
+
+
+@click.group(context_settings={"token_normalize_func": normalise})
+@click.version_option(package_name="compsgd")
+def compsgd() -> None:
+    """Communication-compressed data-parallel training."""
+
+
+compsgd.add_command(train)
+
+
+def main() -> NoReturn:
+    """The `compsgd` command."""
+    execute(compsgd, "compsgd")
+
+
+def execute(command: click.Command, name: str) -> NoReturn:
+    """Runs a command and exits: 0, 2 for a user's mistake, 1 for a failed run. Of many processes
+    only rank 0 says why."""
+    speaks = Place.from_environment().rank == 0
+    try:
+        exit_code = command.main(prog_name=name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code, speaks)
+    except ElsewhereError as error:
+        _fail(str(error), 2 if error.kind == "UsageError" else 1, speaks)
+    except CompsgdError as error:
+        _fail(str(error), 1, speaks)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", 1, speaks)
+    sys.exit(exit_code if isinstance(exit_code, int) else 0)
+
+
+def _fail(message: str, exit_code: int, speaks: bool) -> NoReturn:
+    if speaks:
+        click.echo(f"Error: {message}", err=True)
+    sys.exit(exit_code)

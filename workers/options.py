@@ -1,0 +1,124 @@
+"""Everything a run can be told, and which combinations make sense."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from compsgd.comm.process_group import Place
+from compsgd.workers.failures import UsageError
+
+OPTIMIZERS = ("sgd", "sign_sgd", "compressed_sgd", "compressed_sgd_vote")
+EXCHANGES = ("all_gather",)
+DEVICES = ("auto", "cpu", "cuda")
+BACKENDS = ("auto", "gloo", "nccl")
+
+Cell = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `compsgd train`, named as on the command line.
+
+    `lr` and `weight_decay` span the sweep; `weight_decay` is the decay of the range, not L2.
+    `threads` and `timeout` of None leave the choice to the run.
+    """
+
+    seed: int
+    rand_zero: bool
+    exp_name: str | None
+    log_dir: Path
+    overwrite: bool
+    model: str
+    dataset: str
+    dataset_root: Path
+    download: bool
+    optimizer: str
+    batch_size: int
+    epochs: int
+    lr: tuple[float, ...]
+    weight_decay: tuple[float, ...]
+    decay_min: float | None
+    decay_max: float | None
+    exchange: str
+    binning: str
+    num_bits: int
+    num_workers: int
+    shuffle: bool
+    batchwise_evaluation: int
+    count_usages: bool
+    one_plot_optimizer: bool
+    strict: bool
+    device: str
+    backend: str
+    threads: int | None
+    timeout: float
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the optimizer keeps a range, so that binning, bits and decay mean something."""
+        return self.optimizer.startswith("compressed_sgd")
+
+    def cells(self) -> list[Cell]:
+        """The (lr, decay) pairs of the sweep, in order; decay 1.0 where it is ignored."""
+        if not self.has_range:
+            return [(lr, 1.0) for lr in self.lr]
+        if self.decay_min is not None and self.decay_max is not None:
+            return [(lr, self.decay_max) for lr in self.lr]
+        return [(lr, decay) for lr in self.lr for decay in self.weight_decay]
+
+    def decays(self, cell: Cell) -> tuple[float, float]:
+        """(decay_min, decay_max) of a cell."""
+        _, decay = cell
+        return (
+            decay if self.decay_min is None else self.decay_min,
+            decay if self.decay_max is None else self.decay_max,
+        )
+
+    def folder_name(self) -> str:
+        """The experiment's name: as given, or made of the settings that tell runs apart."""
+        return self.exp_name or "_".join(self._name_parts())
+
+    def _name_parts(self) -> list[str]:
+        parts = [self.optimizer, self.dataset, self.model, f"B{self.batch_size}", f"e{self.epochs}"]
+        if self.has_range:
+            parts += [f"n{self.num_bits}", self.binning]
+        if self.optimizer != "sgd" and not self.rand_zero:
+            parts.append("zeros")
+        parts.append("lr" + "-".join(f"{lr:g}" for lr in self.lr))
+        if self.has_range:
+            parts.append("d" + "-".join(f"{decay:g}" for decay in self.weight_decay))
+            parts += [
+                f"{side}{value:g}"
+                for side, value in (("dmin", self.decay_min), ("dmax", self.decay_max))
+                if value is not None
+            ]
+        if self.batchwise_evaluation > 0:
+            parts.append(f"EvalInterval{self.batchwise_evaluation}")
+        if not self.shuffle:
+            parts.append("unshuffled")
+        return [*parts, f"Seed{self.seed}", f"Workers{self.num_workers}"]
+
+    def check(self, place: Place) -> None:
+        """Raises UsageError for options that do not go together."""
+        if self.num_workers % place.world_size:
+            raise UsageError(
+                f"--num_workers {self.num_workers} is no multiple of the {place.world_size} "
+                "processes that torchrun started"
+            )
+        if len(set(self.cells())) < len(self.cells()):
+            raise UsageError("--lr or --weight_decay names a value twice; each cell runs once")
+        if None not in (self.decay_min, self.decay_max) and len(self.weight_decay) > 1:
+            raise UsageError(
+                "--weight_decay lists several values, but --decay_min and --decay_max fix both "
+                "sides: there is nothing left to sweep"
+            )
+        name = self.folder_name()
+        if not re.fullmatch(r"[\w.=,+ -]+", name) or name in (".", ".."):
+            raise UsageError(
+                f"--exp_name {name!r} must be one folder name of letters, digits and _.-=,+; "
+                "--log_dir says where it is created"
+            )
+        if len(name) > 200:
+            raise UsageError(
+                f"the name made of these settings is {len(name)} characters long; give --exp_name"
+            )

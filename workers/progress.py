@@ -1,0 +1,105 @@
+"""What a person sees of a run while it goes on: one bar, or plain lines without a terminal."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Protocol
+
+import click
+
+from compsgd.workers.options import Cell
+from compsgd.workers.scores import BatchScore, Score
+
+_LINE_INTERVAL_S = 10.0
+
+
+class Progress(Protocol):
+    """Told of every step and epoch of a cell."""
+
+    def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None: ...
+    def epoch(self, epoch: int, train: Score, test: Score) -> None: ...
+
+
+class Silence:
+    """For all processes but one."""
+
+    def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None:
+        pass
+
+    def epoch(self, epoch: int, train: Score, test: Score) -> None:
+        pass
+
+
+class Lines:
+    """A line an epoch, and one now and then in a long one."""
+
+    def __init__(self, cell_name: str, num_rounds: int) -> None:
+        self._cell_name = cell_name
+        self._num_rounds = num_rounds
+        self._last = time.monotonic()
+
+    def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None:
+        if time.monotonic() - self._last >= _LINE_INTERVAL_S:
+            place = f"epoch {epoch + 1}, round {round_ + 1}/{self._num_rounds}"
+            self._say(f"{place}: {_describe(score, step_bytes)}")
+
+    def epoch(self, epoch: int, train: Score, test: Score) -> None:
+        self._say(
+            f"epoch {epoch + 1}: training loss {train.loss:.4f}, accuracy {train.accuracy:.2f} %; "
+            f"test loss {test.loss:.4f}, accuracy {test.accuracy:.2f} %"
+        )
+
+    def _say(self, text: str) -> None:
+        self._last = time.monotonic()
+        click.echo(f"{self._cell_name}: {text}")
+
+
+class Bar:
+    """One bar over all rounds of a cell."""
+
+    def __init__(self, cell_name: str, num_rounds: int, num_epochs: int) -> None:
+        self._num_rounds = num_rounds
+        self._num_epochs = num_epochs
+        self._bar: Any = click.progressbar(
+            length=num_rounds * num_epochs,
+            label=cell_name,
+            item_show_func=lambda item: item,
+            width=20,
+            update_min_steps=max(1, num_rounds * num_epochs // 2000),
+        )
+        self._test = ""
+
+    def __enter__(self) -> "Bar":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+
+    def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None:
+        place = f"epoch {epoch + 1}/{self._num_epochs} round {round_ + 1}/{self._num_rounds}"
+        self._bar.update(1, f"{place} {_describe(score, step_bytes)}{self._test}")
+
+    def epoch(self, epoch: int, train: Score, test: Score) -> None:
+        self._test = f" test {test.accuracy:.2f} %"
+
+
+def _describe(score: BatchScore | None, step_bytes: int) -> str:
+    traffic = f"{step_bytes:,} B/step"
+    if score is None:
+        return traffic
+    return f"loss {score.loss:.4f} accuracy {score.accuracy:.1f} % {traffic}"
+
+
+def cell_name(cell: Cell, has_range: bool) -> str:
+    lr, decay = cell
+    return f"lr {lr:g}, decay {decay:g}" if has_range else f"lr {lr:g}"
+
+
+def on_a_terminal() -> bool:
+    return sys.stdout.isatty()

@@ -1,0 +1,194 @@
+"""The folder that an experiment leaves behind, and the table at its end."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+
+from compsgd.comm.ledger import Ledger
+from compsgd.files import atomic_write
+from compsgd.history import Histories, write_histories
+from compsgd.plots import draw_experiment
+from compsgd.workers.failures import RunError, UsageError
+from compsgd.workers.options import Cell, Options
+from compsgd.workers.progress import cell_name
+from compsgd.workers.training import CellResult
+
+_CONFIG, _HISTORIES, _RESULT, _WEIGHTS = "config.json", "histories.pkl", "result.json", "weights"
+
+
+class Experiment:
+    """`log_dir/exp_name`: config.json, histories.pkl, weights/, result.json, plots."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.path = options.log_dir / options.folder_name()
+        self._histories: Histories = {}
+        self._cells: list[dict[str, Any]] = []
+
+    def check(self) -> None:
+        """Raises UsageError if the folder exists or cannot be created; creates nothing."""
+        if self.path.exists() and not self._options.overwrite:
+            raise UsageError(
+                f"the experiment {self.path} exists; choose another --exp_name or --overwrite true"
+            )
+        if self.path.exists() and not _is_experiment(self.path):
+            raise UsageError(f"{self.path} is no experiment of compsgd; it is not overwritten")
+        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise UsageError(f"--log_dir {self._options.log_dir}: cannot write to {nearest}")
+
+    def create(self, environment: dict[str, Any]) -> None:
+        """Makes the folder, empty but for config.json.
+
+        Args:
+            environment: where and how the run takes place, for config.json.
+        """
+        try:
+            if self.path.exists():
+                _clear(self.path)
+            (self.path / _WEIGHTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"--log_dir {self._options.log_dir}: cannot create {self.path}: {error.strerror}"
+            ) from error
+        options = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self._options).items()
+        }
+        self._write_json(_CONFIG, {"options": options, "run": environment, "versions": _versions()})
+
+    def save(self, result: CellResult, ledger: Ledger) -> None:
+        """Adds a finished cell: weights, histories, result.json, in this order, each atomically."""
+        weights = self.path / _WEIGHTS / f"{_file_name(result.cell)}.pt"
+        try:
+            with atomic_write(weights) as file:
+                torch.save(result.weights, file)
+            self._histories[result.cell] = result.history
+            write_histories(self.path / _HISTORIES, self._histories)
+        except (OSError, RuntimeError) as error:
+            raise RunError(f"cannot write the results to {self.path}: {error}") from error
+        self._cells.append(self._summary(result, weights))
+        traffic = {purpose.value: num_bytes for purpose, num_bytes in ledger.wire_bytes.items()}
+        self._write_json(_RESULT, {"cells": self._cells, "process_0_bytes_sent": traffic})
+
+    def draw(self) -> list[Path]:
+        """Draws the plots; returns their paths."""
+        labels = {cell: cell_name(cell, self._options.has_range) for cell in self._histories}
+        try:
+            return draw_experiment(
+                self._histories,
+                labels,
+                self.path,
+                title=f"{self._options.optimizer} on {self._options.dataset}, "
+                f"{self._options.num_workers} workers",
+                one_axis=self._options.one_plot_optimizer,
+            )
+        except OSError as error:
+            raise RunError(f"cannot draw into {self.path}: {error}") from error
+
+    def table(self) -> str:
+        """Per cell: accuracies, bytes, compression rate, time."""
+        head = ["cell", "train acc %", "test acc %", "bytes/worker/step", "compression", "seconds"]
+        rows = [
+            [
+                cell_name((cell["lr"], cell["decay"]), self._options.has_range),
+                f"{cell['train_acc']:.2f}",
+                f"{cell['test_acc']:.2f}",
+                f"{cell['bytes_per_worker_and_step']:,.0f}",
+                "-" if cell["compression_rate"] is None else f"{cell['compression_rate']:.2f}x",
+                f"{cell['seconds']:.1f}",
+            ]
+            for cell in self._cells
+        ]
+        lines = [_align(row, [head, *rows]) for row in [head, *rows]]
+        sat_out = sum(cell["num_non_finite"] for cell in self._cells)
+        if sat_out:
+            lines.append(f"{sat_out} gradients were not finite and sat out.")
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    def _summary(self, result: CellResult, weights: Path) -> dict[str, Any]:
+        lr, decay = result.cell
+        bytes_sent = result.history["bytes_sent_hist"]
+        bytes_per_step = sum(bytes_sent) / len(bytes_sent)
+        num_workers = self._options.num_workers
+        uncompressed = ring_all_reduce_bytes(result.num_parameters, num_workers)
+        return {
+            "lr": lr,
+            "decay": decay,
+            "train_loss": result.train.loss,
+            "train_acc": result.train.accuracy,
+            "test_loss": result.test.loss,
+            "test_acc": result.test.accuracy,
+            "last_epoch_acc": result.history["avg_epoch_acc_hist"][-1],
+            "num_parameters": result.num_parameters,
+            "num_steps": len(bytes_sent),
+            "bytes_per_worker_and_step": bytes_per_step,
+            "compression_rate": uncompressed / bytes_per_step if bytes_per_step else None,
+            "num_non_finite": result.num_non_finite,
+            "seconds": result.seconds,
+            "weights": str(weights.relative_to(self.path)),
+            "weights_sha256": weights_sha256(result.weights),
+        }
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        try:
+            with atomic_write(self.path / name) as file:
+                file.write(json.dumps(content, indent=2).encode() + b"\n")
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / name}: {error.strerror}") from error
+
+
+def ring_all_reduce_bytes(numel: int, num_workers: int) -> int:
+    """What a worker sends in a ring all-reduce of float32: the rate of 1."""
+    return 2 * (num_workers - 1) * -(-numel // num_workers) * 4
+
+
+def weights_sha256(weights: dict[str, Tensor]) -> str:
+    """A digest of names, types, shapes and every bit of a state_dict."""
+    digest = hashlib.sha256()
+    for name, value in weights.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _file_name(cell: Cell) -> str:
+    lr, decay = cell
+    return f"lr{lr:g}_decay{decay:g}"
+
+
+def _is_experiment(path: Path) -> bool:
+    return path.is_dir() and ((path / _CONFIG).is_file() or not any(path.iterdir()))
+
+
+def _clear(path: Path) -> None:
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _align(row: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(other[i]) for other in rows) for i in range(len(row))]
+    first = row[0].ljust(widths[0])
+    return "  ".join([first, *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))])

@@ -1,0 +1,233 @@
+"""The training loop of one process for one cell of the sweep."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import compsgd
+from compsgd.comm import AllGatherExchange
+from compsgd.comm.process_group import Network
+from compsgd.history import History
+from compsgd.randomness import derive_key
+from compsgd.round_optimizer import RoundOptimizer
+from compsgd.workers.buffers import WorkerZeroBuffers
+from compsgd.workers.data import BatchPlan, Dataset
+from compsgd.workers.evaluation import evaluate, in_worker_order
+from compsgd.workers.models import build_model
+from compsgd.workers.options import Cell, Options
+from compsgd.workers.progress import Progress
+from compsgd.workers.scores import BatchScore, Score, batch_loss, batch_weighted, sample_weighted
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What a finished cell leaves behind.
+
+    Attributes:
+        train, test: the final weights on both whole splits.
+        num_non_finite: ballots that sat out because a gradient was not finite.
+        seconds: wall time of the whole cell, evaluations included.
+    """
+
+    cell: Cell
+    history: History
+    weights: dict[str, Tensor]
+    num_parameters: int
+    train: Score
+    test: Score
+    num_non_finite: int
+    seconds: float
+
+
+@dataclass
+class _Recorder:
+    """The histories of a cell as they grow."""
+
+    epoch: list[Score] = field(default_factory=list)
+    test: list[Score] = field(default_factory=list)
+    batch: list[Score] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def as_history(self, bytes_sent: list[int], bin_counts: list[Any]) -> History:
+        return {
+            "avg_epoch_loss_hist": [score.loss for score in self.epoch],
+            "avg_epoch_acc_hist": [score.accuracy for score in self.epoch],
+            "batch_loss_hist": [score.loss for score in self.batch],
+            "batch_acc_hist": [score.accuracy for score in self.batch],
+            "bin_usage": np.stack(bin_counts) if bin_counts else np.empty(0),
+            "test_loss_hist": [score.loss for score in self.test],
+            "test_acc_hist": [score.accuracy for score in self.test],
+            "bytes_sent_hist": bytes_sent,
+            "seconds_hist": self.seconds,
+        }
+
+
+class CellTraining:
+    """Trains one (lr, decay) cell; every process runs the same steps with its own workers."""
+
+    def __init__(
+        self,
+        options: Options,
+        cell: Cell,
+        dataset: Dataset,
+        device: torch.device,
+        network: Network,
+        progress: Progress,
+    ) -> None:
+        self._options = options
+        self._cell = cell
+        self._dataset = dataset
+        self._device = device
+        self._network = network
+        self._progress = progress
+        self._plan = batch_plan(options, dataset)
+        model = build_model(options.model, dataset.image_shape, dataset.num_classes, options.seed)
+        self._model: nn.Module = model.to(device).train()
+        self._exchange = AllGatherExchange(network.gradient)
+        self._optimizer = build_optimizer(options, cell, self._model, self._exchange)
+        self._buffers = WorkerZeroBuffers(self._model, network.bookkeeping)
+        self._recorder = _Recorder()
+        self._first_step = len(network.ledger.steps)
+        self._num_full_rounds = 0
+
+    def run(self) -> CellResult:
+        began = time.perf_counter()
+        for epoch in range(self._options.epochs):
+            self._epoch(epoch)
+        bytes_sent = [step.logical_bytes for step in self._network.ledger.steps[self._first_step :]]
+        return CellResult(
+            cell=self._cell,
+            history=self._recorder.as_history(
+                bytes_sent, getattr(self._optimizer, "bin_counts", [])
+            ),
+            weights={name: value.cpu() for name, value in self._model.state_dict().items()},
+            num_parameters=sum(parameter.numel() for parameter in self._model.parameters()),
+            train=self._evaluate_on("train"),
+            test=self._recorder.test[-1],
+            num_non_finite=self._optimizer.num_non_finite,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _epoch(self, epoch: int) -> None:
+        order = self._plan.order(epoch)
+        hosted = len(self._exchange.hosted)
+        scores = torch.zeros(self._plan.num_rounds, hosted, 3, dtype=torch.float64)
+        for round_ in range(self._plan.num_rounds):
+            began = time.perf_counter()
+            mine = self._round(order, round_)
+            self._recorder.seconds.append(time.perf_counter() - began)
+            for slot, score in mine.items():
+                scores[round_, slot] = torch.tensor(score, dtype=torch.float64)
+            self._progress.step(
+                epoch, round_, next(iter(mine.values()), None), self._last_step_bytes()
+            )
+            self._evaluate_between_rounds(round_)
+        self._record_epoch(scores)
+        self._progress.epoch(epoch, self._recorder.epoch[-1], self._recorder.test[-1])
+
+    def _round(self, order: Tensor, round_: int) -> dict[int, BatchScore]:
+        """Every hosted worker's gradient, then one joint step; the scores by slot."""
+        scores = {}
+        self._buffers.begin_round()
+        for slot, worker in enumerate(self._exchange.hosted):
+            index = self._plan.batch(order, round_, worker)
+            if index is not None:
+                scores[slot] = self._work(worker, index)
+                self._optimizer.compress(slot)
+        self._buffers.end_round()
+        # A worker without a batch must not find the gradients of another one.
+        self._optimizer.zero_grad()
+        self._optimizer.step()
+        return scores
+
+    def _work(self, worker: int, index: Tensor) -> BatchScore:
+        """Forward and backward of one worker's batch."""
+        images, labels = self._dataset.train.batch(index, self._device)
+        self._optimizer.zero_grad()
+        torch.manual_seed(
+            derive_key(self._options.seed, "forward pass", self._optimizer.round, worker)
+        )
+        loss, score = batch_loss(self._model(images), labels)
+        loss.backward()
+        self._buffers.end_forward(worker)
+        return score
+
+    def _evaluate_between_rounds(self, round_: int) -> None:
+        """The whole training set, after every worker has received another so many batches."""
+        if (round_ + 1) * self._plan.num_workers > self._plan.num_batches:
+            return
+        self._num_full_rounds += 1
+        interval = self._options.batchwise_evaluation
+        if interval > 0 and self._num_full_rounds % interval == 0:
+            self._recorder.batch.append(self._evaluate_on("train"))
+
+    def _record_epoch(self, mine: Tensor) -> None:
+        """Everybody's training scores of an epoch: (rounds, hosted, 3) from each process."""
+        everyones = self._network.bookkeeping.all_gather(mine)
+        rounds = [
+            [score for score in in_worker_order(everyones[:, round_]) if score.num_images]
+            for round_ in range(self._plan.num_rounds)
+        ]
+        self._recorder.epoch.append(sample_weighted(_flatten(rounds)))
+        if self._options.batchwise_evaluation <= 0:
+            self._recorder.batch.extend(batch_weighted(scores) for scores in rounds)
+        self._recorder.test.append(self._evaluate_on("test"))
+
+    def _evaluate_on(self, split: str) -> Score:
+        self._buffers.synchronise()
+        images = self._dataset.train if split == "train" else self._dataset.test
+        return evaluate(self._model, images, self._device, self._network.evaluation)
+
+    def _last_step_bytes(self) -> int:
+        return self._network.ledger.steps[-1].logical_bytes
+
+
+def _flatten(rounds: list[list[BatchScore]]) -> Iterable[BatchScore]:
+    return (score for scores in rounds for score in scores)
+
+
+def batch_plan(options: Options, dataset: Dataset) -> BatchPlan:
+    return BatchPlan(
+        len(dataset.train),
+        options.batch_size,
+        options.num_workers,
+        options.seed,
+        options.shuffle,
+    )
+
+
+def build_optimizer(
+    options: Options, cell: Cell, model: nn.Module, exchange: compsgd.Exchange
+) -> RoundOptimizer:
+    """The optimizer of a cell over the model's named parameters."""
+    lr, _ = cell
+    shared: dict[str, Any] = {"exchange": exchange, "strict": options.strict}
+    if options.optimizer == "sgd":
+        return compsgd.SGD(model.named_parameters(), lr, **shared)
+    shared |= {
+        "rand_zero": options.rand_zero,
+        "count_usages": options.count_usages,
+        "seed": options.seed,
+    }
+    if options.optimizer == "sign_sgd":
+        return compsgd.SignSGD(model.named_parameters(), lr, **shared)
+    decay_min, decay_max = options.decays(cell)
+    kind = (
+        compsgd.CompressedSGD
+        if options.optimizer == "compressed_sgd"
+        else compsgd.CompressedSGDVote
+    )
+    return kind(
+        model.named_parameters(),
+        lr,
+        num_bits=options.num_bits,
+        binning=options.binning,
+        decay_min=decay_min,
+        decay_max=decay_max,
+        **shared,
+    )
