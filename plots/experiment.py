@@ -47,12 +47,11 @@ def _by_epoch(metric: str) -> Callable[[History], Points]:
 
 
 def _by_step(metric: str) -> Callable[[History], Points]:
-    """One value a step, or, with batchwise evaluation, one in so many."""
-
     def points(history: History) -> Points:
-        values = np.asarray(history[metric], dtype=float)
-        interval = max(1, len(history["bytes_sent_hist"]) // max(1, len(values)))
-        return interval * np.arange(1, len(values) + 1, dtype=float), values
+        return (
+            np.asarray(history["batch_step_hist"], dtype=float),
+            np.asarray(history[metric], dtype=float),
+        )
 
     return points
 
@@ -112,8 +111,7 @@ def curve_figure(
         marker = "." if len(x) <= 50 else None
         style = line_style(index if one_axis else 0)
         axis.plot(x, y, label=labels[cell], marker=marker, **style)
-        if not one_axis:
-            axis.set_title(labels[cell], fontsize="medium")
+        _name_axis(axis, labels[cell], len(axes))
     for axis in axes[: 1 if one_axis else len(histories)]:
         axis.set_xlabel(plot.x_label)
         axis.set_ylabel(plot.y_label)
@@ -142,7 +140,7 @@ def usage_figure(histories: Histories, labels: Labels, title: str, one_axis: boo
     figure, axes = new_figure(*grid_shape(len(counted)), heading)
     for axis, (cell, usage) in zip(axes, counted.items(), strict=False):
         _stack_usage(axis, usage)
-        axis.set_title(labels[cell], fontsize="medium")
+        _name_axis(axis, labels[cell], len(axes))
     _hide_unused(axes, len(counted))
     add_legend(figure, axes)
     return figure
@@ -188,6 +186,12 @@ def _mean_usage_figure(
 def _levels(usage: npt.NDArray[np.int64]) -> list[int]:
     largest = usage.shape[1] // 2
     return list(range(-largest, largest + 1))
+
+
+def _name_axis(axis: Axes, name: str, num_axes: int) -> None:
+    """Says which cell an axis of several shows; an axis alone has the figure's title."""
+    if num_axes > 1:
+        axis.set_title(name, fontsize="medium")
 
 
 def _hide_unused(axes: list[Axes], used: int) -> None:

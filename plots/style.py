@@ -33,11 +33,16 @@ def level_colours(num_levels: int) -> list[Any]:
 
 def new_figure(rows: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
     """A titled figure and its axes, row by row."""
-    size = (5.5, 3.6) if rows == columns == 1 else (4.0 * columns + 1, 2.6 * rows + 0.6)
+    alone = rows == columns == 1
+    size = (7.0, 4.0) if alone else (4.0 * columns + 1, 2.6 * rows + 0.6)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, list(axes.flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    if alone:
+        # Over the axis, not the figure: beside it the legend has its place.
+        axes[0].set_title(title, fontsize="medium")
+    else:
+        figure.suptitle(title)
+    return figure, axes
 
 
 def grid_shape(count: int) -> tuple[int, int]:

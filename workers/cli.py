@@ -66,7 +66,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-class AutoOr(click.ParamType):
+class AutoOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
     """A number of at least `minimum`, or `auto`, which becomes None."""
 
     name = "number"
@@ -87,7 +87,7 @@ class AutoOr(click.ParamType):
         return number
 
 
-class Checked(click.ParamType):
+class Checked(click.ParamType):  # type: ignore[type-arg]
     """A float that one of the library's own checks accepts."""
 
     name = "float"
@@ -144,10 +144,10 @@ _OPTIONS = [
             help="How gradients become an update."),
     _option("--batch_size", type=click.IntRange(min=1), default=64, help="Images per worker."),
     _option("--epochs", type=click.IntRange(min=1), default=40, help="Passes over the data."),
-    _option("--lr", type=Checked(check_lr), multiple=True, default=[0.001],
+    _option("--lr", type=Checked(check_lr), multiple=True, default=[0.003],
             help="Learning rates, as in --lr 0.003 0.001. A level moves a weight by this much."),
     _option("--weight_decay", "--range_decay", "weight_decay", type=_decay("weight_decay"),
-            multiple=True, default=[0.7],
+            multiple=True, default=[1.0],
             help="Decays of the range, minimum and maximum alike, as in --weight_decay 1.0 0.7. "
             "Not L2. The sweep runs every pair with --lr."),
     _option("--decay_min", type=_decay("decay_min"), default=None, show_default="--weight_decay",

@@ -51,6 +51,7 @@ class _Recorder:
     epoch: list[Score] = field(default_factory=list)
     test: list[Score] = field(default_factory=list)
     batch: list[Score] = field(default_factory=list)
+    batch_step: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def as_history(self, bytes_sent: list[int], bin_counts: list[Any]) -> History:
@@ -59,6 +60,7 @@ class _Recorder:
             "avg_epoch_acc_hist": [score.accuracy for score in self.epoch],
             "batch_loss_hist": [score.loss for score in self.batch],
             "batch_acc_hist": [score.accuracy for score in self.batch],
+            "batch_step_hist": self.batch_step,
             "bin_usage": np.stack(bin_counts) if bin_counts else np.empty(0),
             "test_loss_hist": [score.loss for score in self.test],
             "test_acc_hist": [score.accuracy for score in self.test],
@@ -165,6 +167,7 @@ class CellTraining:
         interval = self._options.batchwise_evaluation
         if interval > 0 and self._num_full_rounds % interval == 0:
             self._recorder.batch.append(self._evaluate_on("train"))
+            self._recorder.batch_step.append(self._optimizer.round)
 
     def _record_epoch(self, mine: Tensor) -> None:
         """Everybody's training scores of an epoch: (rounds, hosted, 3) from each process."""
@@ -176,6 +179,8 @@ class CellTraining:
         self._recorder.epoch.append(sample_weighted(_flatten(rounds)))
         if self._options.batchwise_evaluation <= 0:
             self._recorder.batch.extend(batch_weighted(scores) for scores in rounds)
+            num_steps = self._optimizer.round
+            self._recorder.batch_step.extend(range(num_steps - len(rounds) + 1, num_steps + 1))
         self._recorder.test.append(self._evaluate_on("test"))
 
     def _evaluate_on(self, split: str) -> Score:
