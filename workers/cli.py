@@ -1,6 +1,7 @@
 """The command: `compsgd train ...`, and the same options behind launch.py for torchrun."""
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from compsgd.workers.run import run
 
 _DEFAULT_NUM_WORKERS = 4
 _DEFAULT_TIMEOUT_S = 300.0
+_GRACE_S = 5.0
 
 
 class TrainCommand(click.Command):
@@ -220,24 +222,27 @@ def main() -> NoReturn:
 def execute(command: click.Command, name: str) -> NoReturn:
     """Runs a command and exits: 0, 2 for a user's mistake, 1 for a failed run. Of many processes
     only rank 0 says why."""
-    speaks = Place.from_environment().rank == 0
+    place = Place.from_environment()
     try:
         exit_code = command.main(prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code, speaks)
+        _fail(error.format_message(), error.exit_code, place)
     except ElsewhereError as error:
-        _fail(str(error), 2 if error.kind == "UsageError" else 1, speaks)
+        _fail(str(error), 2 if error.kind == "UsageError" else 1, place)
     except CompsgdError as error:
-        _fail(str(error), 1, speaks)
+        _fail(str(error), 1, place)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", 1, speaks)
+        _fail("interrupted", 1, place)
     sys.exit(exit_code if isinstance(exit_code, int) else 0)
 
 
-def _fail(message: str, exit_code: int, speaks: bool) -> NoReturn:
-    if speaks:
+def _fail(message: str, exit_code: int, place: Place) -> NoReturn:
+    if place.rank == 0:
         click.echo(f"Error: {message}", err=True)
+    else:
+        # torchrun ends all processes as soon as one has failed: let rank 0 say why first.
+        time.sleep(_GRACE_S)
     sys.exit(exit_code)

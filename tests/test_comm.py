@@ -1,0 +1,95 @@
+"""Collectives, exchange and ledger, over real processes and in one."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from processes import run_ranks
+
+import compsgd
+from compsgd.comm import AllGatherExchange, Collectives, Ledger
+from compsgd.comm.ledger import Purpose
+from compsgd.comm.process_group import Place
+from compsgd.workers.models import vanilla_cnn
+from compsgd.workers.results import ring_all_reduce_bytes
+
+
+def lone_exchange(num_workers):
+    return AllGatherExchange(Collectives(Ledger(), Purpose.GRADIENT, num_workers))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_real_processes(world_size, tmp_path):
+    ranks = run_ranks(world_size, Path(__file__).parent / "rank_exchanges.py", str(tmp_path))
+    assert [rank.stderr for rank in ranks] == [""] * world_size
+    assert [rank.exit_code for rank in ranks] == [0] * world_size
+    assert len(list(tmp_path.iterdir())) == world_size
+
+
+@pytest.mark.parametrize("optimizer", [compsgd.SGD, compsgd.SignSGD, compsgd.CompressedSGDVote])
+def test_a_process_alone_is_the_in_process_exchange(optimizer):
+    results = []
+    for exchange in (lone_exchange(3), compsgd.InProcessExchange(3)):
+        parameter = torch.linspace(-1, 1, 20).requires_grad_()
+        one = optimizer([parameter], 0.1, exchange=exchange)
+        for worker in range(3):
+            parameter.grad = torch.linspace(-worker, 1, 20)
+            one.compress(worker)
+        one.step()
+        results.append(parameter.detach())
+    assert torch.equal(*results)
+
+
+def vanilla_step(optimizer, **settings):
+    """The ledger's entry of one step of the published model with four workers."""
+    model = vanilla_cnn((1, 28, 28), 10)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 3_217_226
+    exchange = lone_exchange(4)
+    one = optimizer(model.parameters(), 1e-4, exchange=exchange, **settings)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for worker in range(3):
+        one.compress(worker)
+    one.step()
+    (step,) = exchange._collectives.ledger.steps
+    assert step.participants == (0, 1, 2)
+    assert step.wire_bytes == 0
+    return step.logical_bytes
+
+
+def test_three_bits_on_mnist_send_no_more_than_their_codes_and_a_header():
+    codes = 3 * -(-3_217_226 * 3 // 8)
+    sent = vanilla_step(compsgd.CompressedSGDVote, num_bits=3)
+    assert codes < sent <= codes + 3 * 65
+
+
+def test_sign_sgd_sends_one_bit():
+    codes = 3 * -(-3_217_226 // 8)
+    assert codes < vanilla_step(compsgd.SignSGD) <= codes + 3 * 65
+
+
+def test_sign_sgd_with_zeros_sends_less_than_five_percent_above_their_entropy():
+    sent = vanilla_step(compsgd.SignSGD, rand_zero=False)
+    assert sent <= 1.05 * 3 * 3_217_226 * 1.585 / 8
+
+
+def test_sgd_sends_what_a_ring_sends():
+    ring = ring_all_reduce_bytes(3_217_226, 4)
+    assert ring == 2 * 3 * 804_307 * 4
+    assert ring < vanilla_step(compsgd.SGD) <= ring + 3 * 65
+
+
+def test_an_exchange_is_shared_by_copies_and_never_pickled():
+    exchange = lone_exchange(2)
+    optimizer = compsgd.SignSGD([torch.zeros(2)], 0.1, exchange=exchange)
+    assert copy.deepcopy(optimizer).exchange is exchange
+    with pytest.raises(compsgd.CompsgdError, match="state_dict"):
+        pickle.dumps(optimizer)
+
+
+def test_place_comes_from_torchruns_variables():
+    assert Place.from_environment({}) == Place()
+    variables = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    assert Place.from_environment(variables) == Place(5, 8, 1, 4, launched=True)

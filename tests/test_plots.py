@@ -1,0 +1,100 @@
+"""What the figures draw: lines, labels, limits and data, not pixels."""
+
+import numpy as np
+import pytest
+
+from compsgd.plots.experiment import CURVES, curve_figure, draw_experiment, usage_figure
+
+EPOCHS, STEPS = 2, 6
+
+
+def history(scale=1.0, counted=True):
+    return {
+        "avg_epoch_loss_hist": [2.0 * scale, 1.0 * scale],
+        "avg_epoch_acc_hist": [50.0, 60.0],
+        "batch_loss_hist": [1.0, 2.0, 3.0],
+        "batch_acc_hist": [10.0, 20.0, 30.0],
+        "batch_step_hist": [2, 4, 6],
+        "bin_usage": np.tile([4, 0, 0, 0, 0, 0, 0, 0, 12], (STEPS, 1)) if counted else np.empty(0),
+        "test_loss_hist": [2.0, 1.0],
+        "test_acc_hist": [55.0, 65.0],
+        "bytes_sent_hist": [1_000_000] * STEPS,
+        "seconds_hist": [0.1] * STEPS,
+    }
+
+
+CELLS = {(0.1, 1.0): history(), (0.2, 1.0): history(3.0), (0.3, 1.0): history(counted=False)}
+LABELS = {cell: f"lr {cell[0]}" for cell in CELLS}
+EXPECTED = {
+    "avg_epoch_loss.png": ([1, 2], [2, 1]),
+    "avg_epoch_acc.png": ([1, 2], [50, 60]),
+    "batch_loss.png": ([2, 4, 6], [1, 2, 3]),
+    "batch_acc.png": ([2, 4, 6], [10, 20, 30]),
+    "test_acc_by_bytes.png": ([3, 6], [55, 65]),
+}
+
+
+@pytest.mark.parametrize("plot", CURVES, ids=lambda plot: plot.file_name)
+def test_curves_in_one_axis(plot):
+    figure = curve_figure(CELLS, LABELS, plot, "run", one_axis=True)
+    (axis,) = figure.axes
+    assert [line.get_label() for line in axis.lines] == list(LABELS.values())
+    x, y = EXPECTED[plot.file_name]
+    assert axis.lines[0].get_xdata().tolist() == x
+    assert axis.lines[0].get_ydata().tolist() == y
+    assert len({(line.get_color(), line.get_linestyle()) for line in axis.lines}) == len(CELLS)
+    assert axis.get_xlabel() == plot.x_label
+    assert axis.get_ylabel() == plot.y_label
+    assert "run" in axis.get_title()
+    assert axis.get_legend() is None
+    (legend,) = figure.legends
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().x0 >= axis.get_window_extent().x1
+
+
+@pytest.mark.parametrize("plot", CURVES, ids=lambda plot: plot.file_name)
+def test_curves_in_an_axis_each(plot):
+    figure = curve_figure(CELLS, LABELS, plot, "run", one_axis=False)
+    shown = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in shown] == list(LABELS.values())
+    assert [len(axis.lines) for axis in shown] == [1] * len(CELLS)
+
+
+def test_usage_is_stacked_to_all_elements():
+    figure = usage_figure(CELLS, LABELS, "run", one_axis=False)
+    shown = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in shown] == ["lr 0.1", "lr 0.2"]
+    top = shown[0].collections[-1].get_paths()[0].vertices
+    assert top[:, 1].max() == pytest.approx(100)
+    assert top[:, 1].min() == pytest.approx(25)
+    assert shown[0].get_xlim() == (0, STEPS)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "-4", "-3", "-2", "-1", "0", "+1", "+2", "+3", "+4",
+    ]  # fmt: skip
+
+
+def test_usage_in_one_axis_is_a_line_a_cell():
+    figure = usage_figure(CELLS, LABELS, "run", one_axis=True)
+    lines = figure.axes[0].lines
+    assert [line.get_label() for line in lines] == ["lr 0.1", "lr 0.2"]
+    assert lines[0].get_ydata().tolist() == [25, 0, 0, 0, 0, 0, 0, 0, 75]
+
+
+def test_usage_that_was_not_counted_says_so():
+    figure = usage_figure({(0.1, 1.0): history(counted=False)}, LABELS, "run", one_axis=False)
+    assert "not counted" in figure.axes[0].texts[0].get_text()
+
+
+def test_many_steps_are_averaged():
+    long = history() | {"bin_usage": np.tile([1, 0, 3], (10_001, 1))}
+    figure = usage_figure({(0.1, 1.0): long}, LABELS, "run", one_axis=False)
+    (axis,) = figure.axes
+    assert len(axis.collections[0].get_paths()[0].vertices) < 2000
+    assert axis.get_xlim() == (0, 10_001)
+
+
+@pytest.mark.parametrize("one_axis", [True, False])
+def test_every_figure_is_written(tmp_path, one_axis):
+    paths = draw_experiment(CELLS, LABELS, tmp_path, title="run", one_axis=one_axis)
+    assert len(paths) == 6
+    assert sorted(paths) == sorted(tmp_path.iterdir())
