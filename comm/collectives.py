@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compsgd.comm.ledger import Ledger, Purpose, Transfer
+from compsgd.comm.ledger import NOTHING, Flow, Ledger, Purpose, Transfer
 
 # torch 2.14 renamed it and warns of the old name.
 _all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -43,13 +43,13 @@ class Collectives:
 
         Args:
             tensor: any type and shape, the same on all processes.
-            logical_bytes: what each of N separate workers would send for the same.
+            logical_bytes: what each of N separate workers would send, and receive, for the same.
 
         Returns:
             the tensors stacked by rank, shape (world_size, *tensor.shape).
         """
-        sent_bytes = (self.world_size - 1) * tensor.nbytes
-        self._record("all_gather", tensor.nbytes, sent_bytes, logical_bytes)
+        wire = Flow.even((self.world_size - 1) * tensor.nbytes)
+        self._record("all_gather", tensor, wire, Flow.even(logical_bytes))
         if self._group is None:
             return tensor.unsqueeze(0)
         mine = self._to_wire(tensor)
@@ -62,13 +62,13 @@ class Collectives:
 
         Args:
             chunks: shape (world_size, ...), the same on all processes.
-            logical_bytes: what each of N separate workers would send for the same.
+            logical_bytes: what each of N separate workers would send, and receive, for the same.
 
         Returns:
             the same shape; chunk i is what rank i had for this rank.
         """
-        sent_bytes = chunks.nbytes - chunks[0].nbytes
-        self._record("all_to_all", chunks.nbytes, sent_bytes, logical_bytes)
+        wire = Flow.even(chunks.nbytes - chunks[0].nbytes)
+        self._record("all_to_all", chunks, wire, Flow.even(logical_bytes))
         if self._group is None:
             return chunks
         mine = self._to_wire(chunks)
@@ -78,21 +78,22 @@ class Collectives:
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor on every process. Entered as sent by rank 0, whichever way it went."""
-        sent_bytes = (self.world_size - 1) * tensor.nbytes if self.rank == 0 else 0
-        self._record("broadcast", tensor.nbytes, sent_bytes, 0)
+        others = (self.world_size - 1) * tensor.nbytes
+        wire = Flow(others, 0) if self.rank == 0 else Flow(0, tensor.nbytes)
+        self._record("broadcast", tensor, wire, NOTHING)
         if self._group is None:
             return tensor
-        wire = self._to_wire(tensor)
-        if wire.data_ptr() == tensor.data_ptr():
-            wire = wire.clone()
-        dist.broadcast(wire, group_src=0, group=self._group)
-        return _from_wire(wire, tensor, tensor.shape)
+        sent = self._to_wire(tensor).clone()
+        dist.broadcast(sent, group_src=0, group=self._group)
+        return _from_wire(sent, tensor, tensor.shape)
 
-    def _record(
-        self, collective: str, handed_bytes: int, wire_bytes: int, logical_bytes: int
-    ) -> None:
-        transfer = Transfer(collective, handed_bytes, wire_bytes, logical_bytes)
+    def record_logical(self, collective: str, logical_bytes: int) -> None:
+        """Enters a collective that separate workers would need and this process does not."""
+        transfer = Transfer(collective, 0, NOTHING, Flow.even(logical_bytes))
         self.ledger.record(self.purpose, transfer)
+
+    def _record(self, collective: str, handed: Tensor, wire: Flow, logical: Flow) -> None:
+        self.ledger.record(self.purpose, Transfer(collective, handed.nbytes, wire, logical))
 
     def _to_wire(self, tensor: Tensor) -> Tensor:
         """As flat bytes where the backend can read them."""

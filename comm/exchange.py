@@ -1,4 +1,7 @@
-"""Exchanges of ballots between processes (design, sections 3 and 6)."""
+"""Exchanges of ballots between processes (design, sections 3 and 6).
+
+Worker i lives on process i mod W. The results do not depend on the exchange, nor on W, by a bit.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -8,10 +11,14 @@ from torch import Tensor
 
 from compsgd.comm.collectives import Collectives
 from compsgd.errors import CompsgdError
+from compsgd.exchange import Exchange
+from compsgd.flat import shard_numel
+
+EXCHANGES = ("auto", "all_gather", "scatter_reduce")
 
 
-class AllGatherExchange:
-    """Every worker receives all ballots. Worker i lives on process i mod W."""
+class _ProcessExchange:
+    """What both exchanges share: who is hosted, small rows, and the float32 sum."""
 
     def __init__(self, collectives: Collectives) -> None:
         """
@@ -29,39 +36,37 @@ class AllGatherExchange:
         self.hosted: Sequence[int] = range(collectives.rank, self.num_workers, world_size)
 
     def all_gather(self, rows: Tensor) -> Tensor:
-        """One all-gather of everybody's rows; rows of (rank, slot) become rows by worker.
+        """One all-gather. Sends (N-1) rows a worker."""
+        logical_bytes = (self.num_workers - 1) * rows[0].nbytes
+        return self._by_worker(self._collectives.all_gather(rows, logical_bytes))
 
-        Sends (N-1) rows a worker.
+    def new_sum(self, numel: int, device: torch.device) -> Tensor:
+        return torch.zeros(shard_numel(numel, self._collectives.world_size), device=device)
+
+    def add_to_sum(self, shard_sum: Tensor, slot: int, vector: Tensor) -> None:
+        """1. All-to-all: rank r receives everybody's shard r. 2. It adds them in rank order.
+
+        Sends (N-1) shards of ceil(numel / N) floats a worker.
         """
-        others = self.num_workers - 1
-        gathered = self._collectives.all_gather(rows, logical_bytes=others * rows[0].nbytes)
-        return gathered.transpose(0, 1).reshape(self.num_workers, -1)
-
-    def all_reduce_sum(self, vectors: Sequence[Tensor]) -> Tensor:
-        """A sum in worker order, with the bytes of a ring all-reduce.
-
-        1. All-to-all, once for each slot of hosted workers: rank r receives everybody's shard r.
-        2. Every rank adds up its shard in worker order.
-        3. All-gather of the sums.
-
-        Sends 2 * (N-1) shards of ceil(numel / N) floats a worker.
-        """
-        numel = vectors[0].numel()
         world_size = self._collectives.world_size
-        shard_numel = -(-numel // world_size)
-        shard_sum = vectors[0].new_zeros(shard_numel)
-        # Once for all slots: each of N separate workers would take part in one all-to-all.
-        logical_bytes = (self.num_workers - 1) * -(-numel // self.num_workers) * 4
-        for slot, vector in enumerate(vectors):
-            shards = _padded(vector, world_size * shard_numel).view(world_size, shard_numel)
-            for shard in self._collectives.all_to_all(shards, 0 if slot else logical_bytes):
-                shard_sum += shard
+        shards = _padded(vector, world_size * shard_sum.numel()).view(world_size, -1)
+        # A separate worker would take part in one all-to-all: the one for slot 0.
+        logical_bytes = self._logical_shards_bytes(vector.numel()) if slot == 0 else 0
+        for shard in self._collectives.all_to_all(shards, logical_bytes):
+            shard_sum += shard
+
+    def collect_sum(self, shard_sum: Tensor, numel: int) -> Tensor:
+        """All-gather of the shards: with add_to_sum, the bytes of a ring all-reduce."""
+        logical_bytes = self._logical_shards_bytes(numel)
         return self._collectives.all_gather(shard_sum, logical_bytes).flatten()[:numel]
+
+    def _logical_shards_bytes(self, numel: int) -> int:
+        return (self.num_workers - 1) * shard_numel(numel, self.num_workers) * 4
 
     def end_round(self, participants: Sequence[int]) -> None:
         self._collectives.ledger.end_round(participants)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "AllGatherExchange":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_ProcessExchange":
         """A copied optimizer talks to the same processes."""
         return self
 
@@ -70,6 +75,71 @@ class AllGatherExchange:
             "an exchange belongs to its running processes and cannot be pickled; save the "
             "optimizer's state_dict() instead"
         )
+
+    def _by_worker(self, gathered: Tensor) -> Tensor:
+        """(world_size, hosted, num_bytes), a worker's place, to (num_workers, num_bytes)."""
+        return gathered.transpose(0, 1).reshape(self.num_workers, -1)
+
+
+class AllGatherExchange(_ProcessExchange):
+    """Every process receives all ballots whole and counts all elements.
+
+    Sends (N-1) * P a worker, P the packed size of a ballot.
+    """
+
+    num_shards = 1
+    shard = 0
+    logical_num_shards = 1
+
+    def distribute(self, ballots: Tensor, logical_num_bytes: int) -> Tensor:
+        """One all-gather."""
+        return self.all_gather(ballots[:, 0])
+
+    def collect(self, result: Tensor, logical_num_bytes: int) -> Tensor:
+        """Nothing to do: everybody has counted everything."""
+        return result.unsqueeze(0)
+
+    def counted_alone(self, logical_num_bytes: int) -> None:
+        """Nor would a separate worker send anything."""
+
+
+class ScatterReduceExchange(_ProcessExchange):
+    """Every process counts one shard of all ballots, and sends the result to all.
+
+    Sends 2 * (N-1)/N * P a worker, P the packed size of a ballot: constant in N. The second phase
+    loses nothing, since a vote lies in the alphabet of the ballots.
+    """
+
+    def __init__(self, collectives: Collectives) -> None:
+        super().__init__(collectives)
+        self.num_shards = collectives.world_size
+        self.shard = collectives.rank
+        self.logical_num_shards = self.num_workers
+
+    def distribute(self, ballots: Tensor, logical_num_bytes: int) -> Tensor:
+        """One all-to-all: rank r receives shard r of every ballot."""
+        logical_bytes = (self.num_workers - 1) * logical_num_bytes
+        by_shard = ballots.transpose(0, 1).contiguous()
+        return self._by_worker(self._collectives.all_to_all(by_shard, logical_bytes))
+
+    def collect(self, result: Tensor, logical_num_bytes: int) -> Tensor:
+        """One all-gather of the shards' results."""
+        logical_bytes = (self.num_workers - 1) * logical_num_bytes
+        return self._collectives.all_gather(result, logical_bytes)
+
+    def counted_alone(self, logical_num_bytes: int) -> None:
+        """A process alone sends nothing, but separate workers would."""
+        self._collectives.record_logical("all_gather", (self.num_workers - 1) * logical_num_bytes)
+
+
+def build_exchange(name: str, collectives: Collectives) -> Exchange:
+    """The exchange of that name; "auto" takes the one that sends less for so many workers:
+    all_gather up to N = 2, where both send one ballot, and scatter_reduce above."""
+    if name == "auto":
+        name = "all_gather" if collectives.num_workers <= 2 else "scatter_reduce"
+    if name == "all_gather":
+        return AllGatherExchange(collectives)
+    return ScatterReduceExchange(collectives)
 
 
 def _padded(vector: Tensor, numel: int) -> Tensor:

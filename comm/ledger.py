@@ -1,12 +1,14 @@
 """The record of bytes that each step put on the wire.
 
-Two views of every collective: what one of N separate workers would send (logical), and what this
-process did send (wire). Where every process hosts one worker they agree.
+Two views of every collective: what would cross between one of N separate workers and the others
+(logical), and what did cross between this process and others (wire). Where every process hosts one
+worker they agree.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any, NamedTuple
 
 
 class Purpose(Enum):
@@ -17,21 +19,39 @@ class Purpose(Enum):
     BOOKKEEPING = "bookkeeping"
 
 
+class Flow(NamedTuple):
+    """Bytes out of one participant to others, and into it from others."""
+
+    sent_bytes: int
+    received_bytes: int
+
+    def __add__(self, other: tuple[Any, ...]) -> "Flow":
+        return Flow(self.sent_bytes + other[0], self.received_bytes + other[1])
+
+    @classmethod
+    def even(cls, num_bytes: int) -> "Flow":
+        """As much in as out."""
+        return cls(num_bytes, num_bytes)
+
+
+NOTHING = Flow(0, 0)
+
+
 @dataclass(frozen=True)
 class Transfer:
-    """One collective, or several of a kind.
+    """One collective.
 
     Attributes:
         collective: its name in torch.distributed.
         handed_bytes: what this process handed to it.
-        wire_bytes: what this process sent to others; as much came back.
-        logical_bytes: what each of N separate workers would send to others.
+        wire: what crossed between this process and others.
+        logical: what would cross between one of N separate workers and the others.
     """
 
     collective: str
     handed_bytes: int
-    wire_bytes: int
-    logical_bytes: int
+    wire: Flow
+    logical: Flow
 
 
 @dataclass(frozen=True)
@@ -42,12 +62,12 @@ class StepTraffic:
     transfers: tuple[Transfer, ...]
 
     @property
-    def wire_bytes(self) -> int:
-        return sum(transfer.wire_bytes for transfer in self.transfers)
+    def wire(self) -> Flow:
+        return sum((transfer.wire for transfer in self.transfers), NOTHING)
 
     @property
-    def logical_bytes(self) -> int:
-        return sum(transfer.logical_bytes for transfer in self.transfers)
+    def logical(self) -> Flow:
+        return sum((transfer.logical for transfer in self.transfers), NOTHING)
 
 
 @dataclass
@@ -56,15 +76,15 @@ class Ledger:
 
     Attributes:
         steps: the gradient traffic of every finished round.
-        wire_bytes: what this process has sent so far, by purpose.
+        wire: what has crossed between this process and others so far, by purpose.
     """
 
     steps: list[StepTraffic] = field(default_factory=list)
-    wire_bytes: dict[Purpose, int] = field(default_factory=lambda: dict.fromkeys(Purpose, 0))
+    wire: dict[Purpose, Flow] = field(default_factory=lambda: dict.fromkeys(Purpose, NOTHING))
     _open: list[Transfer] = field(default_factory=list)
 
     def record(self, purpose: Purpose, transfer: Transfer) -> None:
-        self.wire_bytes[purpose] += transfer.wire_bytes
+        self.wire[purpose] += transfer.wire
         if purpose is Purpose.GRADIENT:
             self._open.append(transfer)
 

@@ -2,8 +2,9 @@
 
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange, InProcessExchange
-from compsgd.optimizers import SGD, CompressedSGD, CompressedSGDVote, SignSGD
+from compsgd.optimizers import CompressedSGD, CompressedSGDVote, SignSGD
 from compsgd.packing import pack, packed_num_bytes, unpack
+from compsgd.sgd import SGD
 
 __all__ = [
     "SGD",

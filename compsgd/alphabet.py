@@ -1,8 +1,10 @@
 """Levels and the codes that stand for them on the wire (design, section 1).
 
-With L = 2^(num_bits-1): where zeros are broken the alphabet is {-L..-1, 1..L}, numbered 0..2L-1;
-where they are kept it is {-L..L}, numbered 0..2L.
+An alphabet whose largest level is L holds {-L..-1, 1..L}, numbered 0..2L-1, or, where zeros are
+kept, {-L..L}, numbered 0..2L.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,44 +12,71 @@ from torch import Tensor
 from compsgd.errors import CompsgdError
 
 
+@dataclass(frozen=True)
+class Alphabet:
+    """The levels that a vector may hold."""
+
+    largest: int
+    zeros: bool
+
+    @property
+    def symbols(self) -> int:
+        return 2 * self.largest + (1 if self.zeros else 0)
+
+    @property
+    def code_dtype(self) -> torch.dtype:
+        if self.symbols <= 1 << 8:
+            return torch.uint8
+        return torch.int16 if self.symbols <= 1 << 15 else torch.int32
+
+    @property
+    def level_dtype(self) -> torch.dtype:
+        return torch.int16 if self.largest < 1 << 15 else torch.int32
+
+
 def max_level(num_bits: int) -> int:
-    """L, the largest level."""
+    """L = 2^(num_bits-1), the largest level of a ballot."""
     return 1 << (num_bits - 1)
 
 
-def num_symbols(num_bits: int, zeros: bool) -> int:
-    return 2 * max_level(num_bits) + (1 if zeros else 0)
+def ballot_alphabet(num_bits: int, zeros: bool) -> Alphabet:
+    """The alphabet of a ballot, and of the vote."""
+    return Alphabet(max_level(num_bits), zeros)
 
 
-def check_levels(levels: Tensor, num_bits: int, zeros: bool) -> None:
+def sum_alphabet(num_bits: int, num_workers: int) -> Alphabet:
+    """The alphabet of the sum of so many workers' levels: 2 * N * L + 1 symbols."""
+    return Alphabet(num_workers * max_level(num_bits), zeros=True)
+
+
+def check_levels(levels: Tensor, alphabet: Alphabet) -> None:
     """Raises CompsgdError unless every element of `levels` lies in the alphabet."""
     if levels.is_floating_point() or levels.is_complex() or levels.dtype == torch.bool:
         raise CompsgdError(f"levels are {levels.dtype}; they must be of an integer type")
     if levels.numel() == 0:
         return
-    largest = max_level(num_bits)
     low, high = (int(extreme) for extreme in torch.aminmax(levels))
-    if low < -largest or high > largest:
-        outside = low if low < -largest else high
+    if low < -alphabet.largest or high > alphabet.largest:
+        outside = low if low < -alphabet.largest else high
         raise CompsgdError(
-            f"level {outside} does not fit num_bits={num_bits}; levels run from "
-            f"{-largest} to {largest}"
+            f"level {outside} does not fit; with this num_bits levels run from "
+            f"{-alphabet.largest} to {alphabet.largest}"
         )
-    if not zeros and not bool(levels.all()):
+    if not alphabet.zeros and not bool(levels.all()):
         raise CompsgdError("level 0 is not in the alphabet without zeros; pack with zeros=True")
 
 
-def levels_to_codes(levels: Tensor, num_bits: int, zeros: bool) -> Tensor:
-    """Numbers the levels from 0; same shape, uint8 (int16 where 257 symbols do not fit)."""
-    codes = levels.to(torch.int16) + max_level(num_bits)
-    if not zeros:
-        codes -= (levels > 0).to(torch.int16)
-    return codes if num_symbols(num_bits, zeros) > 256 else codes.to(torch.uint8)
+def levels_to_codes(levels: Tensor, alphabet: Alphabet) -> Tensor:
+    """Numbers the levels from 0; same shape, alphabet.code_dtype."""
+    codes = levels.to(alphabet.level_dtype) + alphabet.largest
+    if not alphabet.zeros:
+        codes -= (levels > 0).to(codes.dtype)
+    return codes.to(alphabet.code_dtype)
 
 
-def codes_to_levels(codes: Tensor, num_bits: int, zeros: bool) -> Tensor:
-    """The inverse of levels_to_codes; same shape, int16 (a level of +128 is no int8)."""
-    levels = codes.to(torch.int16) - max_level(num_bits)
-    if not zeros:
+def codes_to_levels(codes: Tensor, alphabet: Alphabet) -> Tensor:
+    """The inverse of levels_to_codes; same shape, int16 (a level of +128 is no int8) or int32."""
+    levels = codes.to(alphabet.level_dtype) - alphabet.largest
+    if not alphabet.zeros:
         levels += levels >= 0
     return levels

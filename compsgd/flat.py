@@ -25,6 +25,17 @@ class Run(NamedTuple):
         return slice(self.start, self.end)
 
 
+def shard_numel(numel: int, num_shards: int) -> int:
+    """Elements of a shard; the last ones may hold fewer."""
+    return -(-numel // num_shards)
+
+
+def shard_run(numel: int, num_shards: int, shard: int) -> Run:
+    """The elements of one shard; none where the vector is too short for so many."""
+    size = shard_numel(numel, num_shards)
+    return Run(min(shard * size, numel), min((shard + 1) * size, numel))
+
+
 class FlatLayout:
     """Positions of parameter tensors in their flat vector."""
 

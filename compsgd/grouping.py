@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from compsgd.alphabet import num_symbols
+from compsgd.alphabet import Alphabet
 
 
 class Group(Protocol):
@@ -24,6 +24,9 @@ class Group(Protocol):
     def num_elements(self) -> int: ...
     @property
     def num_bytes(self) -> int: ...
+    @property
+    def is_full(self) -> bool:
+        """Whether every byte string is the code of some levels."""
 
     def part_num_bytes(self, num_elements: int) -> int:
         """Bytes that the first `num_elements` symbols of a group need."""
@@ -47,6 +50,10 @@ class BitGroup:
     def num_bytes(self) -> int:
         return self.num_bits
 
+    @property
+    def is_full(self) -> bool:
+        return self.symbols == 1 << self.num_bits
+
     def part_num_bytes(self, num_elements: int) -> int:
         return (num_elements * self.num_bits + 7) // 8
 
@@ -65,7 +72,8 @@ class BitGroup:
 
     def decode(self, packed: Tensor) -> Tensor:
         blocks, _, columns = packed.shape
-        dtype = torch.uint8 if self.num_bits <= 8 else torch.int16
+        # Shifts may drop bits on the left that the mask, or the last byte, drops anyway.
+        dtype = _narrowest(self.num_bits)
         packed = packed.to(dtype)
         mask = (1 << self.num_bits) - 1
         codes = torch.empty(blocks, self.num_elements, columns, dtype=dtype, device=packed.device)
@@ -76,6 +84,12 @@ class BitGroup:
                 code |= _shift(packed[:, k], 8 * k - j * self.num_bits)
             codes[:, j] = code & mask
         return codes
+
+
+def _narrowest(num_bits: int) -> torch.dtype:
+    if num_bits <= 8:
+        return torch.uint8
+    return torch.int16 if num_bits <= 15 else torch.int32
 
 
 def _shift(values: Tensor, left: int) -> Tensor:
@@ -89,6 +103,7 @@ class RadixGroup:
     symbols: int
     num_elements: int
     num_bytes: int
+    is_full: bool = False
 
     def part_num_bytes(self, num_elements: int) -> int:
         num_bytes = 0
@@ -122,15 +137,13 @@ class RadixGroup:
         return codes
 
 
-_RADIX = {1: (5, 1), 2: (10, 3), 3: (5, 2), 4: (15, 8)}
+# Elements and bytes of a group by number of symbols: 2^b + 1 for b = 1..4.
+_RADIX = {3: (5, 1), 5: (10, 3), 9: (5, 2), 17: (15, 8)}
 
 
-def group_for(num_bits: int, zeros: bool) -> Group:
-    """The group of an alphabet: exactly b bits an element where zeros are broken, and where they
-    are kept within 5 % of log2(2^b + 1) bits for b <= 4 and b + 1 bits above."""
-    symbols = num_symbols(num_bits, zeros)
-    if not zeros:
-        return BitGroup(num_bits, symbols)
-    if num_bits in _RADIX:
-        return RadixGroup(symbols, *_RADIX[num_bits])
-    return BitGroup(num_bits + 1, symbols)
+def group_for(alphabet: Alphabet) -> Group:
+    """The group of an alphabet: exactly b bits an element where 2^b symbols have no zero, within
+    5 % of log2(symbols) bits where _RADIX knows them, and else the next whole number of bits."""
+    if alphabet.symbols in _RADIX:
+        return RadixGroup(alphabet.symbols, *_RADIX[alphabet.symbols])
+    return BitGroup((alphabet.symbols - 1).bit_length(), alphabet.symbols)

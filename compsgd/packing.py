@@ -11,7 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from compsgd.alphabet import check_levels, codes_to_levels, levels_to_codes
+from compsgd.alphabet import (
+    Alphabet,
+    ballot_alphabet,
+    check_levels,
+    codes_to_levels,
+    levels_to_codes,
+)
 from compsgd.checks import check_integer, check_num_bits
 from compsgd.errors import CompsgdError
 from compsgd.grouping import Group, group_for
@@ -35,10 +41,7 @@ def packed_num_bytes(numel: int, num_bits: int, zeros: bool = False) -> int:
         CompsgdError: numel < 0, or num_bits not in 1..8.
     """
     numel = check_integer("numel", numel, 0)
-    group = group_for(check_num_bits(num_bits), zeros)
-    return numel // group.num_elements * group.num_bytes + group.part_num_bytes(
-        numel % group.num_elements
-    )
+    return levels_num_bytes(numel, ballot_alphabet(check_num_bits(num_bits), zeros))
 
 
 def pack(levels: Tensor, num_bits: int, zeros: bool = False) -> Tensor:
@@ -55,29 +58,9 @@ def pack(levels: Tensor, num_bits: int, zeros: bool = False) -> Tensor:
     Raises:
         CompsgdError: a level outside the alphabet, levels that are no integers, a bad num_bits.
     """
-    check_num_bits(num_bits)
-    check_levels(levels, num_bits, zeros)
-    return pack_checked(levels.flatten(), num_bits, zeros)
-
-
-def pack_checked(levels: Tensor, num_bits: int, zeros: bool) -> Tensor:
-    """`pack` for levels, shape (numel,), that are known to lie in the alphabet."""
-    numel = levels.numel()
-    group = group_for(num_bits, zeros)
-    codes = levels_to_codes(levels, num_bits, zeros)
-    packed = torch.empty(
-        packed_num_bytes(numel, num_bits, zeros), dtype=torch.uint8, device=levels.device
-    )
-    for segment in _whole_segments(numel, group):
-        elements, block_bytes = _views(codes, packed, segment, group)
-        block_bytes.copy_(group.encode(elements))
-    rest = numel % group.num_elements
-    if rest:
-        last = codes.new_zeros(1, group.num_elements, 1)
-        last[0, :rest, 0] = codes[numel - rest :]
-        num_bytes = group.part_num_bytes(rest)
-        packed[packed.numel() - num_bytes :] = group.encode(last)[0, :num_bytes, 0]
-    return packed
+    alphabet = ballot_alphabet(check_num_bits(num_bits), zeros)
+    check_levels(levels, alphabet)
+    return pack_levels(levels.flatten(), alphabet)
 
 
 def unpack(packed: Tensor, numel: int, num_bits: int, zeros: bool = False) -> Tensor:
@@ -94,25 +77,54 @@ def unpack(packed: Tensor, numel: int, num_bits: int, zeros: bool = False) -> Te
     Raises:
         CompsgdError: a wrong length, a symbol outside the alphabet, padding that is not zero.
     """
-    expected_bytes = packed_num_bytes(numel, num_bits, zeros)
+    numel = check_integer("numel", numel, 0)
+    return unpack_levels(packed, numel, ballot_alphabet(check_num_bits(num_bits), zeros))
+
+
+def levels_num_bytes(numel: int, alphabet: Alphabet) -> int:
+    """Bytes that `numel` levels of any alphabet take."""
+    group = group_for(alphabet)
+    groups, rest = divmod(numel, group.num_elements)
+    return groups * group.num_bytes + group.part_num_bytes(rest)
+
+
+def pack_levels(levels: Tensor, alphabet: Alphabet) -> Tensor:
+    """`pack` for any alphabet; levels, shape (numel,), that are known to lie in it."""
+    numel = levels.numel()
+    group = group_for(alphabet)
+    codes = levels_to_codes(levels, alphabet)
+    packed = torch.empty(levels_num_bytes(numel, alphabet), dtype=torch.uint8, device=levels.device)
+    for segment in _whole_segments(numel, group):
+        elements, block_bytes = _views(codes, packed, segment, group)
+        block_bytes.copy_(group.encode(elements))
+    rest = numel % group.num_elements
+    if rest:
+        last = codes.new_zeros(1, group.num_elements, 1)
+        last[0, :rest, 0] = codes[numel - rest :]
+        num_bytes = group.part_num_bytes(rest)
+        packed[packed.numel() - num_bytes :] = group.encode(last)[0, :num_bytes, 0]
+    return packed
+
+
+def unpack_levels(packed: Tensor, numel: int, alphabet: Alphabet) -> Tensor:
+    """`unpack` for any alphabet; int16, or int32 where the largest level needs it."""
+    expected_bytes = levels_num_bytes(numel, alphabet)
     if packed.dtype != torch.uint8 or packed.shape != (expected_bytes,):
         raise CompsgdError(
             f"packed levels are {packed.dtype} of shape {tuple(packed.shape)}; {numel} levels of "
-            f"num_bits={num_bits}, zeros={zeros} take uint8 of shape ({expected_bytes},)"
+            f"{alphabet.symbols} symbols take uint8 of shape ({expected_bytes},)"
         )
-    group = group_for(num_bits, zeros)
-    codes = torch.empty(
-        numel, dtype=torch.int16 if group.symbols > 256 else torch.uint8, device=packed.device
-    )
+    group = group_for(alphabet)
+    codes = torch.empty(numel, dtype=alphabet.code_dtype, device=packed.device)
     for segment in _whole_segments(numel, group):
         elements, block_bytes = _views(codes, packed, segment, group)
         elements.copy_(group.decode(block_bytes))
     rest = numel % group.num_elements
     if rest:
         codes[numel - rest :] = _decode_part(packed, rest, group)
-    if zeros and numel:
+    if numel and not group.is_full:
         _check_codes(codes, group)
-    return codes_to_levels(codes, num_bits, zeros)
+    return codes_to_levels(codes, alphabet)
 
 
 def _whole_segments(numel: int, group: Group) -> Iterator[_Segment]:

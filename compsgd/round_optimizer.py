@@ -25,13 +25,6 @@ log = logging.getLogger("compsgd")
 _GROUP_KEYS = {"params", "lr", "param_names", "initial_lr"}
 
 
-class Ballot(NamedTuple):
-    """A hosted worker's part of the round."""
-
-    header: BallotHeader
-    payload: Tensor
-
-
 class Electorate(NamedTuple):
     """A run of elements and the workers that vote on it."""
 
@@ -86,11 +79,11 @@ class RoundOptimizer(torch.optim.Optimizer):
         """The content of a worker that sits out; as large as any other."""
 
     @abstractmethod
-    def _exchange_ballots(self, ballots: Sequence[Ballot]) -> tuple[list[BallotHeader], Any]:
+    def _exchange_ballots(self) -> tuple[list[BallotHeader], Tensor]:
         """Carries the hosted workers' ballots: all N headers, and the payloads in some form."""
 
     @abstractmethod
-    def _combine(self, electorates: Sequence[Electorate], payloads: Any) -> Tensor:
+    def _combine(self, electorates: Sequence[Electorate], payloads: Tensor) -> Tensor:
         """The update of the round, flat float32; whatever stands where nobody votes is ignored."""
 
     # The public interface.
@@ -157,8 +150,7 @@ class RoundOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._compress_if_alone()
-        ballots = [self._ballot(worker) for worker in self.exchange.hosted]
-        headers, payloads = self._exchange_ballots(ballots)
+        headers, payloads = self._exchange_ballots()
         self._note_participation(headers)
         electorates = self._electorates(headers)
         if self.participants:
@@ -238,13 +230,20 @@ class RoundOptimizer(torch.optim.Optimizer):
                 "call compress(worker=i) after each worker's backward"
             )
 
-    def _ballot(self, worker: int) -> Ballot:
+    def _hosted_header(self, worker: int) -> Tensor:
+        """A hosted worker's header, of a ballot or of sitting out; uint8, shape (num_bytes,)."""
         saved = self._global["ballots"].get(worker)
-        if saved is None:
-            return Ballot(
-                self._header(worker, [False] * len(self._layout.runs)), self._blank_payload()
-            )
-        return Ballot(BallotHeader.from_tensor(saved["header"]), saved["payload"])
+        if saved is not None:
+            header: Tensor = saved["header"]
+            return header
+        return self._header(worker, [False] * len(self._layout.runs)).to_tensor()
+
+    def _hosted_payload(self, worker: int) -> Tensor:
+        saved = self._global["ballots"].get(worker)
+        if saved is not None:
+            payload: Tensor = saved["payload"]
+            return payload
+        return self._blank_payload()
 
     def _read_headers(self, rows: Tensor) -> list[BallotHeader]:
         """The headers of all N workers from uint8 rows that begin with them, checked."""

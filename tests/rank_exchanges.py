@@ -28,11 +28,11 @@ def check_exchange(network, place):
     exchange.end_round(range(NUM_WORKERS))
     (step,) = network.ledger.steps
     shard_bytes = -(-13 // NUM_WORKERS) * 4
-    assert step.logical_bytes == 3 * 10 + 2 * 3 * shard_bytes
+    assert step.logical.sent_bytes == 3 * 10 + 2 * 3 * shard_bytes
     hosted, others = len(exchange.hosted), place.world_size - 1
     wire_shard_bytes = -(-13 // place.world_size) * 4
-    assert step.wire_bytes == others * (hosted * 10 + (hosted + 1) * wire_shard_bytes)
-    assert network.ledger.wire_bytes[Purpose.BOOKKEEPING] == 0
+    assert step.wire.sent_bytes == others * (hosted * 10 + (hosted + 1) * wire_shard_bytes)
+    assert network.ledger.wire[Purpose.BOOKKEEPING].sent_bytes == 0
 
 
 def check_messages(network, place):

@@ -55,8 +55,8 @@ def vanilla_step(optimizer, **settings):
     one.step()
     (step,) = exchange._collectives.ledger.steps
     assert step.participants == (0, 1, 2)
-    assert step.wire_bytes == 0
-    return step.logical_bytes
+    assert step.wire.sent_bytes == 0
+    return step.logical.sent_bytes
 
 
 def test_three_bits_on_mnist_send_no_more_than_their_codes_and_a_header():

@@ -10,12 +10,13 @@ import click
 
 from compsgd.binning import BINNINGS
 from compsgd.checks import check_decay, check_lr
+from compsgd.comm.exchange import EXCHANGES
 from compsgd.comm.messages import ElsewhereError
 from compsgd.comm.process_group import Place
 from compsgd.errors import CompsgdError
 from compsgd.workers.data import DATASETS
 from compsgd.workers.models import MODELS
-from compsgd.workers.options import BACKENDS, DEVICES, EXCHANGES, OPTIMIZERS, Options
+from compsgd.workers.options import BACKENDS, DEVICES, OPTIMIZERS, Options
 from compsgd.workers.run import run
 
 _DEFAULT_NUM_WORKERS = 4
@@ -156,8 +157,8 @@ _OPTIONS = [
             help="Decay of the minimum alone."),
     _option("--decay_max", type=_decay("decay_max"), default=None, show_default="--weight_decay",
             help="Decay of the maximum alone."),
-    _option("--exchange", type=click.Choice(EXCHANGES), default="all_gather",
-            help="How ballots travel."),
+    _option("--exchange", type=click.Choice(EXCHANGES), default="auto",
+            help="How ballots travel; auto takes the one that sends less for so many workers."),
     _option("--binning", type=click.Choice(BINNINGS), default="lin", help="Bins of the levels."),
     _option("--num_bits", type=click.IntRange(1, 8), default=3, help="Bits of a level."),
     _option("--num_workers", type=click.IntRange(min=1), default=None,

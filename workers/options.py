@@ -8,7 +8,6 @@ from compsgd.comm.process_group import Place
 from compsgd.workers.failures import UsageError
 
 OPTIMIZERS = ("sgd", "sign_sgd", "compressed_sgd", "compressed_sgd_vote")
-EXCHANGES = ("all_gather",)
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
 

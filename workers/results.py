@@ -78,7 +78,7 @@ class Experiment:
         except (OSError, RuntimeError) as error:
             raise RunError(f"cannot write the results to {self.path}: {error}") from error
         self._cells.append(self._summary(result, weights))
-        traffic = {purpose.value: num_bytes for purpose, num_bytes in ledger.wire_bytes.items()}
+        traffic = {purpose.value: flow.sent_bytes for purpose, flow in ledger.wire.items()}
         self._write_json(_RESULT, {"cells": self._cells, "process_0_bytes_sent": traffic})
 
     def draw(self) -> list[Path]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import compsgd
-from compsgd.comm import AllGatherExchange
+from compsgd.comm import build_exchange
 from compsgd.comm.process_group import Network
 from compsgd.history import History
 from compsgd.randomness import derive_key
@@ -90,7 +90,7 @@ class CellTraining:
         self._plan = batch_plan(options, dataset)
         model = build_model(options.model, dataset.image_shape, dataset.num_classes, options.seed)
         self._model: nn.Module = model.to(device).train()
-        self._exchange = AllGatherExchange(network.gradient)
+        self._exchange = build_exchange(options.exchange, network.gradient)
         self._optimizer = build_optimizer(options, cell, self._model, self._exchange)
         self._buffers = WorkerZeroBuffers(self._model, network.bookkeeping)
         self._recorder = _Recorder()
@@ -101,7 +101,9 @@ class CellTraining:
         began = time.perf_counter()
         for epoch in range(self._options.epochs):
             self._epoch(epoch)
-        bytes_sent = [step.logical_bytes for step in self._network.ledger.steps[self._first_step :]]
+        bytes_sent = [
+            step.logical.sent_bytes for step in self._network.ledger.steps[self._first_step :]
+        ]
         return CellResult(
             cell=self._cell,
             history=self._recorder.as_history(
@@ -189,7 +191,7 @@ class CellTraining:
         return evaluate(self._model, images, self._device, self._network.evaluation)
 
     def _last_step_bytes(self) -> int:
-        return self._network.ledger.steps[-1].logical_bytes
+        return self._network.ledger.steps[-1].logical.sent_bytes
 
 
 def _flatten(rounds: list[list[BatchScore]]) -> Iterable[BatchScore]:
