@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from compsgd.comm.collectives import Collectives
+from compsgd.comm.kernel_counters import open_sockets
 from compsgd.comm.ledger import Ledger, Purpose
 
 # Others may wait this long while one process downloads a data set or evaluates.
@@ -46,12 +47,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Network:
-    """The collectives of a run, by purpose, over one ledger."""
+    """The collectives of a run, by purpose, over one ledger.
+
+    Attributes:
+        gradient_sockets: the sockets that gradient traffic alone goes through.
+    """
 
     ledger: Ledger
     gradient: Collectives
     evaluation: Collectives
     bookkeeping: Collectives
+    gradient_sockets: frozenset[str]
 
 
 @contextmanager
@@ -75,8 +81,10 @@ def connect(
         backend, timeout=_PATIENCE, device_id=device if backend == "nccl" else None
     )
     try:
+        others = open_sockets()
         gradient_group = _new_group(timedelta(seconds=timeout_s))
-        yield _network(ledger, num_workers, gradient_group, _new_group(_PATIENCE))
+        sockets = open_sockets() - others
+        yield _network(ledger, num_workers, gradient_group, _new_group(_PATIENCE), sockets)
     finally:
         dist.destroy_process_group()
 
@@ -92,10 +100,12 @@ def _network(
     num_workers: int,
     gradient_group: dist.ProcessGroup | None,
     other_group: dist.ProcessGroup | None,
+    gradient_sockets: frozenset[str] = frozenset(),
 ) -> Network:
     return Network(
         ledger,
         Collectives(ledger, Purpose.GRADIENT, num_workers, gradient_group),
         Collectives(ledger, Purpose.EVALUATION, num_workers, other_group),
         Collectives(ledger, Purpose.BOOKKEEPING, num_workers, other_group),
+        gradient_sockets,
     )

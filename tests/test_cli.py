@@ -15,8 +15,9 @@ from processes import ROOT, run_command
 
 from compsgd.history import read_histories
 from compsgd.workers import cli
-from compsgd.workers.cli import execute, spread_values, train
-from compsgd.workers.results import weights_sha256
+from compsgd.workers.cli import execute, launch, train
+from compsgd.workers.digests import weights_sha256
+from compsgd.workers.spreading import spread_values
 
 QUICK = ["--model", "mlp", "--epochs", "1", "--batch_size", "256", "--threads", "1"]
 
@@ -58,6 +59,7 @@ BAD = {
     "threads 0": (["--threads", "0"], "0 is not a finite number of at least 1"),
     "timeout nan": (["--timeout", "nan"], "nan is not a finite number"),
     "nccl": (["--backend", "nccl"], "needs a GPU per process"),
+    "nothing to verify": (["--verify_bytes"], "needs several processes"),
     "nothing to sweep": (
         ["--decay_min", "1", "--decay_max", "1", "--weight_decay", "0.5", "1"],
         "nothing left to sweep",
@@ -182,6 +184,7 @@ def test_help_lists_the_underscore_spelling_of_every_option():
 
 def test_readme_lists_every_option():
     readme = (ROOT / "README.md").read_text()
+    assert [parameter.opts for parameter in train.params] == [p.opts for p in launch.params]
     for parameter in train.params:
         for spelling in parameter.opts:
             assert f"`{spelling}`" in readme, spelling

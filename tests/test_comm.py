@@ -10,10 +10,10 @@ from processes import run_ranks
 
 import compsgd
 from compsgd.comm import AllGatherExchange, Collectives, Ledger
+from compsgd.comm.cost import ring_all_reduce
 from compsgd.comm.ledger import Purpose
 from compsgd.comm.process_group import Place
 from compsgd.workers.models import vanilla_cnn
-from compsgd.workers.results import ring_all_reduce_bytes
 
 
 def lone_exchange(num_workers):
@@ -76,7 +76,7 @@ def test_sign_sgd_with_zeros_sends_less_than_five_percent_above_their_entropy():
 
 
 def test_sgd_sends_what_a_ring_sends():
-    ring = ring_all_reduce_bytes(3_217_226, 4)
+    ring = ring_all_reduce(3_217_226, 4)
     assert ring == 2 * 3 * 804_307 * 4
     assert ring < vanilla_step(compsgd.SGD) <= ring + 3 * 65
 

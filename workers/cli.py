@@ -1,12 +1,13 @@
-"""The command: `compsgd train ...`, and the same options behind launch.py for torchrun."""
+"""The commands: `compsgd train`, launch.py with the same options, `compsgd bytes`."""
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from compsgd.binning import BINNINGS
 from compsgd.checks import check_decay, check_lr
@@ -14,59 +15,17 @@ from compsgd.comm.exchange import EXCHANGES
 from compsgd.comm.messages import ElsewhereError
 from compsgd.comm.process_group import Place
 from compsgd.errors import CompsgdError
+from compsgd.workers.byte_table import byte_table
 from compsgd.workers.data import DATASETS
+from compsgd.workers.launching import ChildError, start_processes
 from compsgd.workers.models import MODELS
 from compsgd.workers.options import BACKENDS, DEVICES, OPTIMIZERS, Options
 from compsgd.workers.run import run
+from compsgd.workers.spreading import SpreadingCommand, normalise
 
 _DEFAULT_NUM_WORKERS = 4
 _DEFAULT_TIMEOUT_S = 300.0
 _GRACE_S = 5.0
-
-
-class TrainCommand(click.Command):
-    """Accepts `--lr 0.003 0.001`: several values behind one option, as the original scripts do."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        repeatable = {
-            name
-            for parameter in self.params
-            if isinstance(parameter, click.Option) and parameter.multiple
-            for name in parameter.opts
-        }
-        return super().parse_args(ctx, spread_values(args, repeatable))
-
-
-def spread_values(args: Sequence[str], repeatable: set[str]) -> list[str]:
-    """Repeats the option's name before every further value: --lr 1 2 becomes --lr 1 --lr 2."""
-    spread: list[str] = []
-    option: str | None = None
-    values_seen = 0
-    for arg in args:
-        if arg.startswith("-") and not _is_number(arg):
-            name, has_value, _ = arg.partition("=")
-            option = name if normalise(name) in repeatable else None
-            values_seen = 1 if has_value else 0
-        else:
-            if option is not None and values_seen > 0:
-                spread.append(option)
-            values_seen += 1
-        spread.append(arg)
-    return spread
-
-
-def normalise(token: str) -> str:
-    """--num-bits is --num_bits; help lists the latter."""
-    stem = token.lstrip("-")
-    return token[: len(token) - len(stem)] + stem.replace("-", "_")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 class AutoOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
@@ -171,6 +130,8 @@ _OPTIONS = [
     _flag("--count_usages", default=False, help="Record bin usage."),
     _flag("--one_plot_optimizer", default=False,
           help="All cells of the sweep in one axis, or one axis each."),
+    _flag("--verify_bytes", default=False,
+          help="Read the kernel's own counters around the run and compare them with the ledger."),
     _flag("--strict", default=False, help="A gradient that is not finite ends the run."),
     _option("--device", type=click.Choice(DEVICES), default="auto",
             help="auto takes a GPU where every process has one."),
@@ -183,27 +144,53 @@ _OPTIONS = [
 ]  # fmt: skip
 
 
-@click.command(
-    cls=TrainCommand,
-    context_settings={"token_normalize_func": normalise, "max_content_width": 100},
-)
-def train(**values: Any) -> None:
-    """Train a model with N workers that exchange packed votes.
-
-    \b
-    torchrun --nproc_per_node 4 launch.py OPTIONS    one process a worker
-    compsgd train OPTIONS                            all workers in one process
-    """
-    place = Place.from_environment()
+def _read(values: dict[str, Any], place: Place) -> Options:
     if values["num_workers"] is None:
         values["num_workers"] = place.world_size if place.launched else _DEFAULT_NUM_WORKERS
     if values["timeout"] is None:
         values["timeout"] = _DEFAULT_TIMEOUT_S
-    run(Options(**values), place)
+    return Options(**values)
 
 
-for _declare in reversed(_OPTIONS):
-    _declare(train)
+def _with_options(command: click.Command) -> click.Command:
+    for declare in reversed(_OPTIONS):
+        declare(command)
+    return command
+
+
+_SETTINGS = {"token_normalize_func": normalise, "max_content_width": 100}
+
+
+@_with_options
+@click.command(cls=SpreadingCommand, context_settings=_SETTINGS)
+def train(**values: Any) -> None:
+    """Train a model with N workers that exchange packed votes, all in this one process."""
+    place = Place.from_environment()
+    run(_read(values, place), place)
+
+
+@_with_options
+@click.command(cls=SpreadingCommand, context_settings=_SETTINGS)
+def launch(**values: Any) -> None:
+    """Train a model with N worker processes that exchange packed votes.
+
+    \b
+    torchrun --nproc_per_node 4 launch.py OPTIONS    torchrun's processes share the workers
+    python launch.py --num_workers 4 OPTIONS         starts a process for each worker
+    """
+    place = Place.from_environment()
+    options = _read(values, place)
+    if place.launched:
+        run(options, place)
+        return
+    options.check(Place(0, options.num_workers, 0, options.num_workers, launched=True))
+    start_processes(options.num_workers, _run_in_process, options)
+
+
+@record
+def _run_in_process(options: Options) -> None:
+    place = Place.from_environment()
+    report_failures(lambda: run(options, place), place)
 
 
 @click.group(context_settings={"token_normalize_func": normalise})
@@ -213,6 +200,7 @@ def compsgd() -> None:
 
 
 compsgd.add_command(train)
+compsgd.add_command(byte_table)
 
 
 def main() -> NoReturn:
@@ -221,11 +209,18 @@ def main() -> NoReturn:
 
 
 def execute(command: click.Command, name: str) -> NoReturn:
-    """Runs a command and exits: 0, 2 for a user's mistake, 1 for a failed run. Of many processes
-    only rank 0 says why."""
-    place = Place.from_environment()
+    """Runs a command and exits: 0, 2 for a user's mistake, 1 for a failed run."""
+    result = report_failures(
+        lambda: command.main(prog_name=name, standalone_mode=False), Place.from_environment()
+    )
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def report_failures(action: Callable[[], Any], place: Place) -> Any:
+    """What `action` returns. Where it fails in a way of ours, one line and an exit code; of many
+    processes only rank 0 says why."""
     try:
-        exit_code = command.main(prog_name=name, standalone_mode=False)
+        return action()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
@@ -235,15 +230,19 @@ def execute(command: click.Command, name: str) -> NoReturn:
         _fail(str(error), 2 if error.kind == "UsageError" else 1, place)
     except CompsgdError as error:
         _fail(str(error), 1, place)
+    except ChildError as error:
+        # A process that failed in a way of ours has said so itself.
+        if error.trace is not None:
+            click.echo(error.trace, err=True)
+        sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 1, place)
-    sys.exit(exit_code if isinstance(exit_code, int) else 0)
 
 
 def _fail(message: str, exit_code: int, place: Place) -> NoReturn:
     if place.rank == 0:
         click.echo(f"Error: {message}", err=True)
     else:
-        # torchrun ends all processes as soon as one has failed: let rank 0 say why first.
+        # All processes are ended as soon as one has failed: let rank 0 say why first.
         time.sleep(_GRACE_S)
     sys.exit(exit_code)

@@ -43,7 +43,7 @@ class Split:
 class Dataset:
     train: Split
     test: Split
-    num_classes: int = 10
+    num_classes: int
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -80,6 +80,7 @@ def _digits(root: Path, download: bool) -> Dataset:
     return Dataset(
         Split(torch.from_numpy(train_images), torch.from_numpy(train_labels), largest=16),
         Split(torch.from_numpy(test_images), torch.from_numpy(test_labels), largest=16),
+        NUM_CLASSES,
     )
 
 
@@ -87,7 +88,7 @@ def _torchvision_loader(name: str) -> Callable[[Path, bool], Dataset]:
     def load(root: Path, download: bool) -> Dataset:
         source = getattr(torchvision.datasets, name)
         train, test = (_read(source, name, root, part, download) for part in (True, False))
-        return Dataset(_as_split(train), _as_split(test))
+        return Dataset(_as_split(train), _as_split(test), NUM_CLASSES)
 
     return load
 
@@ -122,6 +123,13 @@ _LOADERS: dict[str, Callable[[Path, bool], Dataset]] = {
     "CIFAR10": _torchvision_loader("CIFAR10"),
 }
 DATASETS = tuple(_LOADERS)
+IMAGE_SHAPES = {
+    "digits": (1, 8, 8),
+    "MNIST": (1, 28, 28),
+    "FashionMNIST": (1, 28, 28),
+    "CIFAR10": (3, 32, 32),
+}
+NUM_CLASSES = 10
 
 
 @dataclass(frozen=True)

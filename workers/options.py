@@ -1,15 +1,19 @@
 """Everything a run can be told, and which combinations make sense."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from compsgd.comm.kernel_counters import can_count
 from compsgd.comm.process_group import Place
 from compsgd.workers.failures import UsageError
 
 OPTIMIZERS = ("sgd", "sign_sgd", "compressed_sgd", "compressed_sgd_vote")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
+
+# What a process decides for itself.
+_OWN_AFFAIR = {"log_dir", "dataset_root", "download", "overwrite", "threads"}
 
 Cell = tuple[float, float]
 
@@ -46,6 +50,7 @@ class Options:
     batchwise_evaluation: int
     count_usages: bool
     one_plot_optimizer: bool
+    verify_bytes: bool
     strict: bool
     device: str
     backend: str
@@ -95,7 +100,18 @@ class Options:
             parts.append(f"EvalInterval{self.batchwise_evaluation}")
         if not self.shuffle:
             parts.append("unshuffled")
+        if self.exchange != "auto":
+            parts.append(self.exchange)
         return [*parts, f"Seed{self.seed}", f"Workers{self.num_workers}"]
+
+    def shared(self) -> dict[str, str]:
+        """The options that all processes must have alike, as text; those that say where files
+        are, or how fast a machine is, may differ."""
+        return {
+            f"--{field.name}": str(getattr(self, field.name))
+            for field in fields(self)
+            if field.name not in _OWN_AFFAIR
+        }
 
     def check(self, place: Place) -> None:
         """Raises UsageError for options that do not go together."""
@@ -110,6 +126,11 @@ class Options:
             raise UsageError(
                 "--weight_decay lists several values, but --decay_min and --decay_max fix both "
                 "sides: there is nothing left to sweep"
+            )
+        if self.verify_bytes and (place.world_size == 1 or not can_count()):
+            raise UsageError(
+                "--verify_bytes compares with the kernel's counters of TCP sockets: it needs "
+                "several processes, and Linux"
             )
         name = self.folder_name()
         if not re.fullmatch(r"[\w.=,+ -]+", name) or name in (".", ".."):

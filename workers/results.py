@@ -1,26 +1,24 @@
 """The folder that an experiment leaves behind, and the table at its end."""
 
-import hashlib
 import json
 import os
-import platform
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torchvision
-from torch import Tensor
 
+from compsgd.comm.cost import ring_all_reduce
 from compsgd.comm.ledger import Ledger
 from compsgd.files import atomic_write
 from compsgd.history import Histories, write_histories
 from compsgd.plots import draw_experiment
+from compsgd.workers.digests import versions, weights_sha256
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.options import Cell, Options
 from compsgd.workers.progress import cell_name
+from compsgd.workers.tables import format_table
 from compsgd.workers.training import CellResult
 
 _CONFIG, _HISTORIES, _RESULT, _WEIGHTS = "config.json", "histories.pkl", "result.json", "weights"
@@ -65,7 +63,7 @@ class Experiment:
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self._options).items()
         }
-        self._write_json(_CONFIG, {"options": options, "run": environment, "versions": _versions()})
+        self._write_json(_CONFIG, {"options": options, "run": environment, "versions": versions()})
 
     def save(self, result: CellResult, ledger: Ledger) -> None:
         """Adds a finished cell: weights, histories, result.json, in this order, each atomically."""
@@ -110,18 +108,24 @@ class Experiment:
             ]
             for cell in self._cells
         ]
-        lines = [_align(row, [head, *rows]) for row in [head, *rows]]
+        lines = [format_table(head, rows)]
         sat_out = sum(cell["num_non_finite"] for cell in self._cells)
         if sat_out:
             lines.append(f"{sat_out} gradients were not finite and sat out.")
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        lines += [
+            f"{name}: gradient bytes sent by all processes: ledger {cell['wire_bytes_sent']:,}, "
+            f"kernel {cell['kernel_bytes_sent']:,}, ratio {cell['kernel_to_ledger']:.5f}"
+            for name, cell in zip((row[0] for row in rows), self._cells, strict=True)
+            if "kernel_bytes_sent" in cell
+        ]
+        return "\n".join(lines)
 
     def _summary(self, result: CellResult, weights: Path) -> dict[str, Any]:
         lr, decay = result.cell
         bytes_sent = result.history["bytes_sent_hist"]
         bytes_per_step = sum(bytes_sent) / len(bytes_sent)
         num_workers = self._options.num_workers
-        uncompressed = ring_all_reduce_bytes(result.num_parameters, num_workers)
+        uncompressed = ring_all_reduce(result.num_parameters, num_workers)
         return {
             "lr": lr,
             "decay": decay,
@@ -136,6 +140,7 @@ class Experiment:
             "compression_rate": uncompressed / bytes_per_step if bytes_per_step else None,
             "num_non_finite": result.num_non_finite,
             "seconds": result.seconds,
+            **result.verified_bytes,
             "weights": str(weights.relative_to(self.path)),
             "weights_sha256": weights_sha256(result.weights),
         }
@@ -146,22 +151,6 @@ class Experiment:
                 file.write(json.dumps(content, indent=2).encode() + b"\n")
         except OSError as error:
             raise RunError(f"cannot write {self.path / name}: {error.strerror}") from error
-
-
-def ring_all_reduce_bytes(numel: int, num_workers: int) -> int:
-    """What a worker sends in a ring all-reduce of float32: the rate of 1."""
-    return 2 * (num_workers - 1) * -(-numel // num_workers) * 4
-
-
-def weights_sha256(weights: dict[str, Tensor]) -> str:
-    """A digest of names, types, shapes and every bit of a state_dict."""
-    digest = hashlib.sha256()
-    for name, value in weights.items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(
-            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()
 
 
 def _file_name(cell: Cell) -> str:
@@ -179,18 +168,3 @@ def _clear(path: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def _align(row: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(other[i]) for other in rows) for i in range(len(row))]
-    first = row[0].ljust(widths[0])
-    return "  ".join([first, *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))])

@@ -8,9 +8,11 @@ from typing import Any
 import click
 import torch
 
+from compsgd.comm.agreement import check_agreement
 from compsgd.comm.messages import all_succeed
 from compsgd.comm.process_group import Network, Place, connect
 from compsgd.workers.data import Dataset, load_dataset
+from compsgd.workers.digests import shapes_sha256, versions, weights_sha256
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.models import build_model, normalises_batches
 from compsgd.workers.options import Cell, Options
@@ -30,7 +32,7 @@ def run(options: Options, place: Place) -> None:
     """
     options.check(place)
     device = choose_device(options, place)
-    backend = choose_backend(options, device, place)
+    backend = choose_backend(options, device)
     _set_threads(options, place)
     torch.backends.cudnn.deterministic = True
     _report_warnings(place)
@@ -39,6 +41,7 @@ def run(options: Options, place: Place) -> None:
         _on_rank_0(network, experiment.check)
         dataset = _load_together(options, network, place)
         all_succeed(network.bookkeeping, lambda: _check_batches(options, dataset), _FAILURES)
+        check_agreement(network.bookkeeping, _facts(options, dataset))
         environment = {
             "processes": place.world_size,
             "device": str(device),
@@ -70,7 +73,7 @@ def choose_device(options: Options, place: Place) -> torch.device:
     return torch.device("cuda", place.local_rank)
 
 
-def choose_backend(options: Options, device: torch.device, place: Place) -> str:
+def choose_backend(options: Options, device: torch.device) -> str:
     if options.backend != "auto":
         return options.backend
     return "nccl" if device.type == "cuda" else "gloo"
@@ -125,6 +128,18 @@ def _check_batches(options: Options, dataset: Dataset) -> None:
             f"--batch_size {options.batch_size} leaves a last batch of one image, which the batch "
             f"norm of {options.model} cannot train on; choose another size"
         )
+
+
+def _facts(options: Options, dataset: Dataset) -> dict[str, str]:
+    """What must be the same on every process before the first step."""
+    model = build_model(options.model, dataset.image_shape, dataset.num_classes, options.seed)
+    weights = model.state_dict()
+    return options.shared() | {
+        **{f"the version of {name}": version for name, version in versions().items()},
+        "the size of the data set": f"{len(dataset.train)} + {len(dataset.test)} images",
+        "the shapes of the model": shapes_sha256(weights)[:16],
+        "the initial weights": weights_sha256(weights)[:16],
+    }
 
 
 def _train(

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 import compsgd
 from compsgd.comm import build_exchange
+from compsgd.comm.agreement import check_agreement
 from compsgd.comm.process_group import Network
 from compsgd.history import History
 from compsgd.randomness import derive_key
 from compsgd.round_optimizer import RoundOptimizer
 from compsgd.workers.buffers import WorkerZeroBuffers
+from compsgd.workers.byte_check import ByteCheck
 from compsgd.workers.data import BatchPlan, Dataset
+from compsgd.workers.digests import weights_sha256
 from compsgd.workers.evaluation import evaluate, in_worker_order
 from compsgd.workers.models import build_model
 from compsgd.workers.options import Cell, Options
@@ -31,6 +34,7 @@ class CellResult:
     Attributes:
         train, test: the final weights on both whole splits.
         num_non_finite: ballots that sat out because a gradient was not finite.
+        verified_bytes: the ledger against the kernel, with --verify_bytes.
         seconds: wall time of the whole cell, evaluations included.
     """
 
@@ -42,6 +46,7 @@ class CellResult:
     test: Score
     num_non_finite: int
     seconds: float
+    verified_bytes: dict[str, Any]
 
 
 @dataclass
@@ -94,6 +99,7 @@ class CellTraining:
         self._optimizer = build_optimizer(options, cell, self._model, self._exchange)
         self._buffers = WorkerZeroBuffers(self._model, network.bookkeeping)
         self._recorder = _Recorder()
+        self._byte_check = ByteCheck(network) if options.verify_bytes else None
         self._first_step = len(network.ledger.steps)
         self._num_full_rounds = 0
 
@@ -104,17 +110,21 @@ class CellTraining:
         bytes_sent = [
             step.logical.sent_bytes for step in self._network.ledger.steps[self._first_step :]
         ]
+        bin_counts = getattr(self._optimizer, "bin_counts", [])
+        history = self._recorder.as_history(bytes_sent, bin_counts)
+        if self._byte_check is not None:
+            history["wire_bytes_sent_hist"] = self._byte_check.ledger_bytes
+            history["kernel_bytes_sent_hist"] = self._byte_check.kernel_bytes
         return CellResult(
             cell=self._cell,
-            history=self._recorder.as_history(
-                bytes_sent, getattr(self._optimizer, "bin_counts", [])
-            ),
+            history=history,
             weights={name: value.cpu() for name, value in self._model.state_dict().items()},
             num_parameters=sum(parameter.numel() for parameter in self._model.parameters()),
             train=self._evaluate_on("train"),
             test=self._recorder.test[-1],
             num_non_finite=self._optimizer.num_non_finite,
             seconds=time.perf_counter() - began,
+            verified_bytes={} if self._byte_check is None else self._byte_check.totals(),
         )
 
     def _epoch(self, epoch: int) -> None:
@@ -131,6 +141,9 @@ class CellTraining:
                 epoch, round_, next(iter(mine.values()), None), self._last_step_bytes()
             )
             self._evaluate_between_rounds(round_)
+        if self._byte_check is not None:
+            self._byte_check.end_epoch()
+        self._check_weights(epoch)
         self._record_epoch(scores)
         self._progress.epoch(epoch, self._recorder.epoch[-1], self._recorder.test[-1])
 
@@ -170,6 +183,13 @@ class CellTraining:
         if interval > 0 and self._num_full_rounds % interval == 0:
             self._recorder.batch.append(self._evaluate_on("train"))
             self._recorder.batch_step.append(self._optimizer.round)
+
+    def _check_weights(self, epoch: int) -> None:
+        """All processes have the same weights, or the run ends."""
+        digest = weights_sha256(dict(self._model.named_parameters()))
+        check_agreement(
+            self._network.bookkeeping, {f"the weights after epoch {epoch + 1}": digest[:16]}
+        )
 
     def _record_epoch(self, mine: Tensor) -> None:
         """Everybody's training scores of an epoch: (rounds, hosted, 3) from each process."""

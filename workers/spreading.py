@@ -1,0 +1,50 @@
+"""How the commands read their words: several values behind one option, hyphens for underscores."""
+
+from collections.abc import Sequence
+
+import click
+
+
+class SpreadingCommand(click.Command):
+    """Accepts `--lr 0.003 0.001`: several values behind one option, as the original scripts do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        repeatable = {
+            name
+            for parameter in self.params
+            if isinstance(parameter, click.Option) and parameter.multiple
+            for name in parameter.opts
+        }
+        return super().parse_args(ctx, spread_values(args, repeatable))
+
+
+def spread_values(args: Sequence[str], repeatable: set[str]) -> list[str]:
+    """Repeats the option's name before every further value: --lr 1 2 becomes --lr 1 --lr 2."""
+    spread: list[str] = []
+    option: str | None = None
+    values_seen = 0
+    for arg in args:
+        if arg.startswith("-") and not _is_number(arg):
+            name, has_value, _ = arg.partition("=")
+            option = name if normalise(name) in repeatable else None
+            values_seen = 1 if has_value else 0
+        else:
+            if option is not None and values_seen > 0:
+                spread.append(option)
+            values_seen += 1
+        spread.append(arg)
+    return spread
+
+
+def normalise(token: str) -> str:
+    """--num-bits is --num_bits; help lists the latter."""
+    stem = token.lstrip("-")
+    return token[: len(token) - len(stem)] + stem.replace("-", "_")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
