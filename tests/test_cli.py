@@ -237,7 +237,9 @@ def test_histories_of_a_sweep(experiment):
     ]  # fmt: skip
     # 1437 images in batches of 256 are 6 batches: 2 rounds of 4 workers, the second half empty.
     num_parameters = 64 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10
-    sent = 3 * (24 + 1 + -(-num_parameters * 3 // 8))
+    # Scatter-reduce: a header and a shard of codes to three others, and a shard of the vote.
+    shard = -(-(-(-num_parameters // 4)) * 3 // 8)
+    sent = 3 * (24 + 1 + shard + shard)
     for history in histories.values():
         assert {name: len(values) for name, values in history.items()} == {
             "avg_epoch_loss_hist": 2, "avg_epoch_acc_hist": 2, "batch_loss_hist": 4,

@@ -53,7 +53,7 @@ def run(*args):
 def test_the_table():
     result = run("--num_workers", "2", "4")
     assert result.exit_code == 0
-    rows = [line.split() for line in result.output.splitlines() if line[:1] in "24"]
+    rows = [line.split() for line in result.output.splitlines() if line[:1] in {"2", "4"}]
     assert [row[0] for row in rows] == ["2", "4"]
     assert rows[1][1:] == ["19,303,368", "3,619,455", "5.33x", "1,809,771", "10.67x"]
     assert "From 22 workers on" in result.output

@@ -24,7 +24,7 @@ def test_the_wheel_holds_the_four_packages_and_works_elsewhere(tmp_path):
         archive.extractall(tmp_path / "installed")
     packages = {str(Path(name).parent) for name in names if name.endswith(".py")}
     assert packages == {"compsgd", "compsgd/comm", "compsgd/workers", "compsgd/plots"}
-    assert not any("launch" in name for name in names)
+    assert not any(Path(name).name == "launch.py" for name in names)
     assert "compsgd/py.typed" in names
     code = "import compsgd.workers.cli, compsgd.comm; print(compsgd.__file__)"
     shown = subprocess.run(
