@@ -1,6 +1,7 @@
 """The command: options in every spelling, bad input in one line, results in their folder."""
 
 import json
+import math
 import os
 import pickle
 import sys
@@ -238,7 +239,7 @@ def test_histories_of_a_sweep(experiment):
     # 1437 images in batches of 256 are 6 batches: 2 rounds of 4 workers, the second half empty.
     num_parameters = 64 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10
     # Scatter-reduce: a header and a shard of codes to three others, and a shard of the vote.
-    shard = -(-(-(-num_parameters // 4)) * 3 // 8)
+    shard = math.ceil(math.ceil(num_parameters / 4) * 3 / 8)
     sent = 3 * (24 + 1 + shard + shard)
     for history in histories.values():
         assert {name: len(values) for name, values in history.items()} == {
