@@ -77,6 +77,8 @@ def connect(
     if not place.launched:
         yield _network(ledger, num_workers, None, None)
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     dist.init_process_group(
         backend, timeout=_PATIENCE, device_id=device if backend == "nccl" else None
     )

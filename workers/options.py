@@ -88,11 +88,11 @@ class Options:
             parts += [f"n{self.num_bits}", self.binning]
         if self.optimizer != "sgd" and not self.rand_zero:
             parts.append("zeros")
-        parts.append("lr" + "-".join(f"{lr:g}" for lr in self.lr))
+        parts.append("lr" + "-".join(map(str, self.lr)))
         if self.has_range:
-            parts.append("d" + "-".join(f"{decay:g}" for decay in self.weight_decay))
+            parts.append("d" + "-".join(map(str, self.weight_decay)))
             parts += [
-                f"{side}{value:g}"
+                f"{side}{value}"
                 for side, value in (("dmin", self.decay_min), ("dmax", self.decay_max))
                 if value is not None
             ]

@@ -98,7 +98,7 @@ def _describe(score: BatchScore | None, step_bytes: int) -> str:
 
 def cell_name(cell: Cell, has_range: bool) -> str:
     lr, decay = cell
-    return f"lr {lr:g}, decay {decay:g}" if has_range else f"lr {lr:g}"
+    return f"lr {lr}, decay {decay}" if has_range else f"lr {lr}"
 
 
 def on_a_terminal() -> bool:

@@ -35,6 +35,12 @@ class Experiment:
 
     def check(self) -> None:
         """Raises UsageError if the folder exists or cannot be created; creates nothing."""
+        try:
+            self._check()
+        except OSError as error:
+            raise UsageError(f"--log_dir {self._options.log_dir}: {error.strerror}") from error
+
+    def _check(self) -> None:
         if self.path.exists() and not self._options.overwrite:
             raise UsageError(
                 f"the experiment {self.path} exists; choose another --exp_name or --overwrite true"
@@ -155,7 +161,7 @@ class Experiment:
 
 def _file_name(cell: Cell) -> str:
     lr, decay = cell
-    return f"lr{lr:g}_decay{decay:g}"
+    return f"lr{lr}_decay{decay}"
 
 
 def _is_experiment(path: Path) -> bool:
