@@ -70,7 +70,8 @@ def levels_to_codes(levels: Tensor, alphabet: Alphabet) -> Tensor:
     """Numbers the levels from 0; same shape, alphabet.code_dtype."""
     codes = levels.to(alphabet.level_dtype) + alphabet.largest
     if not alphabet.zeros:
-        codes -= (levels > 0).to(codes.dtype)
+        # 1 where the level is positive; arithmetic is faster than a mask.
+        codes -= levels.clamp(0, 1).to(codes.dtype)
     return codes.to(alphabet.code_dtype)
 
 
@@ -78,5 +79,5 @@ def codes_to_levels(codes: Tensor, alphabet: Alphabet) -> Tensor:
     """The inverse of levels_to_codes; same shape, int16 (a level of +128 is no int8) or int32."""
     levels = codes.to(alphabet.level_dtype) - alphabet.largest
     if not alphabet.zeros:
-        levels += levels >= 0
+        levels += (levels + 1).clamp_(0, 1)
     return levels

@@ -24,6 +24,18 @@ class Run(NamedTuple):
     def slice(self) -> slice:
         return slice(self.start, self.end)
 
+    @property
+    def numel(self) -> int:
+        return self.end - self.start
+
+    def shifted(self, by: int) -> "Run":
+        return Run(self.start + by, self.end + by)
+
+    def within(self, other: "Run") -> "Run":
+        """The part that lies in another run, perhaps of no elements."""
+        start = min(max(self.start, other.start), other.end)
+        return Run(start, max(start, min(self.end, other.end)))
+
 
 def shard_numel(numel: int, num_shards: int) -> int:
     """Elements of a shard; the last ones may hold fewer."""

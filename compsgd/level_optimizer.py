@@ -1,6 +1,6 @@
 """A round whose ballots are packed levels (design, sections 2 and 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from compsgd.checks import check_num_bits
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
 from compsgd.flat import Run, shard_numel, shard_run
-from compsgd.packing import levels_num_bytes, pack_levels, unpack_levels
+from compsgd.packing import chunks, levels_num_bytes, pack_levels, unpack_levels
 from compsgd.randomness import BREAK_TIE, BREAK_ZERO, break_zeros, derive_key
 from compsgd.round_optimizer import Electorate, RoundOptimizer
 from compsgd.vote import sum_dtype, vote
@@ -55,8 +55,20 @@ class LevelOptimizer(RoundOptimizer):
             params, lr, seed=seed, num_workers=num_workers, exchange=exchange, strict=strict
         )
 
-    def _make_levels(self, worker: int, gradient: Tensor, present: Sequence[bool]) -> Tensor:
-        """The levels of a worker's gradient, zeros not yet broken; int16."""
+    def _make_levels(
+        self, worker: int, gradient: Tensor, piece: Run, present: Sequence[Run]
+    ) -> Tensor:
+        """The levels of a piece of a worker's gradient, zeros not yet broken.
+
+        Args:
+            worker: whose gradient it is.
+            gradient: the whole flat gradient.
+            piece: the elements in question.
+            present: the parts of the piece that have a gradient.
+
+        Returns:
+            int16, shape (piece.numel,).
+        """
         raise NotImplementedError
 
     def _tally(self, level_sum: Tensor, num_voters: int, start: int) -> Tensor:
@@ -68,8 +80,12 @@ class LevelOptimizer(RoundOptimizer):
         """The alphabet that every tally lies in."""
         raise NotImplementedError
 
-    def _decide(self, tally: Tensor, num_voters: int) -> tuple[Tensor, Tensor]:
-        """The update of a run of elements, and the levels that it counts as."""
+    def _decide(self, tally: Tensor, num_voters: int) -> Tensor:
+        """The update of a run of elements, before lr."""
+        raise NotImplementedError
+
+    def _rounded(self, tally: Tensor, num_voters: int) -> Tensor:
+        """The levels that an update counts as."""
         raise NotImplementedError
 
     @property
@@ -77,13 +93,18 @@ class LevelOptimizer(RoundOptimizer):
         return ballot_alphabet(self.num_bits, self.zeros)
 
     def _make_payload(self, worker: int, gradient: Tensor, present: Sequence[bool]) -> Tensor:
-        levels = self._make_levels(worker, gradient, present)
-        if self.rand_zero:
-            break_zeros(levels, derive_key(self.seed, BREAK_ZERO, self.round, worker))
+        runs = self._layout.present_runs(present)
+        key = derive_key(self.seed, BREAK_ZERO, self.round, worker)
         payload = self._blank_payload()
         for shard, packed in enumerate(payload):
-            run = shard_run(self._layout.numel, self.exchange.num_shards, shard)
-            self._pack_into(packed, levels[run.slice], self._alphabet)
+            whole = shard_run(self._layout.numel, self.exchange.num_shards, shard)
+            for elements, its_bytes in chunks(whole.numel, self._alphabet):
+                piece = elements.shifted(whole.start)
+                parts = [run.within(piece) for run in runs]
+                levels = self._make_levels(worker, gradient, piece, [p for p in parts if p.numel])
+                if self.rand_zero:
+                    break_zeros(levels, key, piece.start)
+                packed[its_bytes.slice] = pack_levels(levels, self._alphabet)
         return payload
 
     def _blank_payload(self) -> Tensor:
@@ -94,19 +115,6 @@ class LevelOptimizer(RoundOptimizer):
 
     def _shard_num_bytes(self, alphabet: Alphabet, num_shards: int) -> int:
         return levels_num_bytes(shard_numel(self._layout.numel, num_shards), alphabet)
-
-    @staticmethod
-    def _pack_into(packed: Tensor, levels: Tensor, alphabet: Alphabet) -> None:
-        """Packs a shard; a last one that is shorter than the others leaves bytes of zero."""
-        content = pack_levels(levels, alphabet)
-        packed[: content.numel()] = content
-
-    @staticmethod
-    def _unpack_from(packed: Tensor, numel: int, alphabet: Alphabet) -> Tensor:
-        num_bytes = levels_num_bytes(numel, alphabet)
-        if bool(packed[num_bytes:].any()):
-            raise CompsgdError("a shard ends in padding that is not zero; the bytes are damaged")
-        return unpack_levels(packed[:num_bytes], numel, alphabet)
 
     def _exchange_ballots(self) -> tuple[list[BallotHeader], Tensor]:
         """Every shard travels behind its ballot's header: whoever counts it knows who votes."""
@@ -125,18 +133,21 @@ class LevelOptimizer(RoundOptimizer):
 
     def _combine(self, electorates: Sequence[Electorate], payloads: Tensor) -> Tensor:
         tally = self._tally_together(electorates, payloads)
-        update = torch.zeros(self._layout.numel, device=self._device)
-        counted = torch.zeros_like(tally)
+        if self.count_usages:
+            counted = torch.zeros_like(tally)
+            for run, workers in electorates:
+                counted[run.slice] = self._rounded(tally[run.slice], len(workers))
+            self._count(counted)
+        update = torch.empty(self._layout.numel, device=self._device)
         for run, workers in electorates:
-            update[run.slice], counted[run.slice] = self._decide(tally[run.slice], len(workers))
-        self._count(counted)
+            update[run.slice] = self._decide(tally[run.slice], len(workers))
         return update
 
     def _tally_together(self, electorates: Sequence[Electorate], payloads: Tensor) -> Tensor:
         """Tallies this process's shard, and receives the others' tallies of theirs."""
         numel, exchange = self._layout.numel, self.exchange
         mine = shard_run(numel, exchange.num_shards, exchange.shard)
-        tally = self._tally_shard(mine, _within(electorates, mine), payloads)
+        tally = self._tally_shard(mine, electorates, payloads)
         alphabet = self._tally_alphabet
         logical = self._shard_num_bytes(alphabet, exchange.logical_num_shards)
         if exchange.num_shards == 1:
@@ -144,44 +155,59 @@ class LevelOptimizer(RoundOptimizer):
             return tally
         num_bytes = self._shard_num_bytes(alphabet, exchange.num_shards)
         packed = torch.zeros(num_bytes, dtype=torch.uint8, device=self._device)
-        self._pack_into(packed, tally, alphabet)
-        everyones = exchange.collect(packed, logical)
-        runs = [shard_run(numel, exchange.num_shards, i) for i in range(exchange.num_shards)]
-        return torch.cat(
-            [
-                self._unpack_from(part, run.end - run.start, alphabet)
-                for part, run in zip(everyones, runs, strict=True)
-            ]
-        )
+        for elements, its_bytes in chunks(mine.numel, alphabet):
+            packed[its_bytes.slice] = pack_levels(tally[elements.slice], alphabet)
+        together = tally.new_empty(numel)
+        for shard, part in enumerate(exchange.collect(packed, logical)):
+            run = shard_run(numel, exchange.num_shards, shard)
+            for elements, codes in _received_chunks(part, run.numel, alphabet):
+                piece = elements.shifted(run.start)
+                together[piece.slice] = unpack_levels(codes, piece.numel, alphabet)
+        return together
 
     def _tally_shard(
         self, shard: Run, electorates: Sequence[Electorate], payloads: Tensor
     ) -> Tensor:
         """The tally of the elements of a shard; 1 where nobody votes, a level of any alphabet."""
-        numel = shard.end - shard.start
+        dtype = sum_dtype(self.num_bits, self.exchange.num_workers)
+        tally = torch.ones(shard.numel, dtype=dtype, device=self._device)
+        ballots = [
+            _received_chunks(payloads[worker], shard.numel, self._alphabet)
+            for worker in self.participants
+        ]
+        for chunk in zip(*ballots, strict=True):
+            elements, _ = chunk[0]
+            piece = elements.shifted(shard.start)
+            here = _within(electorates, piece)
+            codes = dict(zip(self.participants, (codes for _, codes in chunk), strict=True))
+            level_sum = self._add_up(codes, piece.numel, here)
+            for run, workers in here:
+                tally[run.shifted(elements.start).slice] = self._tally(
+                    level_sum[run.slice], len(workers), piece.start + run.start
+                )
+        return tally
+
+    def _add_up(
+        self, codes: Mapping[int, Tensor], numel: int, electorates: Sequence[Electorate]
+    ) -> Tensor:
+        """S, the sum of the levels of those who vote on each element of a piece; integers."""
         dtype = sum_dtype(self.num_bits, self.exchange.num_workers)
         level_sum = torch.zeros(numel, dtype=dtype, device=self._device)
-        for worker in self.participants:
-            levels = self._unpack_from(payloads[worker], numel, self._alphabet)
+        for worker, its_codes in codes.items():
+            levels = unpack_levels(its_codes, numel, self._alphabet)
             for run, workers in electorates:
                 if worker in workers:
                     level_sum[run.slice] += levels[run.slice]
-        tally = torch.ones_like(level_sum)
-        for run, workers in electorates:
-            tally[run.slice] = self._tally(
-                level_sum[run.slice], len(workers), shard.start + run.start
-            )
-        return tally
+        return level_sum
 
     def _count(self, levels: Tensor) -> None:
-        if not self.count_usages:
-            return
         largest = max_level(self.num_bits)
         counts = torch.bincount(levels.to(torch.int64) + largest, minlength=2 * largest + 1)
         self.bin_counts.append(counts.cpu().numpy())
 
     def _combine_nothing(self) -> None:
-        self._count(torch.zeros(self._layout.numel, dtype=torch.int16, device=self._device))
+        if self.count_usages:
+            self._count(torch.zeros(self._layout.numel, dtype=torch.int16, device=self._device))
 
 
 class VotingOptimizer(LevelOptimizer):
@@ -197,17 +223,25 @@ class VotingOptimizer(LevelOptimizer):
     def _tally_alphabet(self) -> Alphabet:
         return self._alphabet
 
-    def _decide(self, tally: Tensor, num_voters: int) -> tuple[Tensor, Tensor]:
-        return tally.to(torch.float32), tally
+    def _decide(self, tally: Tensor, num_voters: int) -> Tensor:
+        return tally
+
+    def _rounded(self, tally: Tensor, num_voters: int) -> Tensor:
+        return tally
 
 
-def _within(electorates: Sequence[Electorate], shard: Run) -> list[Electorate]:
-    """The parts of electorates that lie in a shard, counted from its start."""
-    parts = [
-        Electorate(
-            Run(max(run.start, shard.start) - shard.start, min(run.end, shard.end) - shard.start),
-            workers,
-        )
-        for run, workers in electorates
-    ]
-    return [part for part in parts if part.run.start < part.run.end]
+def _within(electorates: Sequence[Electorate], piece: Run) -> list[Electorate]:
+    """The parts of electorates that lie in a piece, counted from its start."""
+    parts = [(run.within(piece).shifted(-piece.start), workers) for run, workers in electorates]
+    return [Electorate(run, workers) for run, workers in parts if run.numel]
+
+
+def _received_chunks(
+    packed: Tensor, numel: int, alphabet: Alphabet
+) -> Iterator[tuple[Run, Tensor]]:
+    """The chunks of a shard that came from a peer: elements and their codes. A shard that is
+    shorter than the others must end in bytes of zero."""
+    if bool(packed[levels_num_bytes(numel, alphabet) :].any()):
+        raise CompsgdError("a shard ends in padding that is not zero; the bytes are damaged")
+    for elements, its_bytes in chunks(numel, alphabet):
+        yield elements, packed[its_bytes.slice]

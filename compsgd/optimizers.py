@@ -12,6 +12,7 @@ from compsgd.binning import BINNINGS, discretise, empty_range, signs, update_ran
 from compsgd.checks import check_choice, check_decay
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
+from compsgd.flat import Run
 from compsgd.level_optimizer import LevelOptimizer, VotingOptimizer
 from compsgd.vote import mean, vote
 
@@ -44,8 +45,10 @@ class SignSGD(VotingOptimizer):
             strict=strict,
         )
 
-    def _make_levels(self, worker: int, gradient: Tensor, present: Sequence[bool]) -> Tensor:
-        return signs(gradient)
+    def _make_levels(
+        self, worker: int, gradient: Tensor, piece: Run, present: Sequence[Run]
+    ) -> Tensor:
+        return signs(gradient[piece.slice])
 
 
 class CompressedSGD(LevelOptimizer):
@@ -121,13 +124,17 @@ class CompressedSGD(LevelOptimizer):
             raise CompsgdError(f"worker {worker} is not hosted by this process")
         return saved["max"], saved["min"]
 
-    def _make_levels(self, worker: int, gradient: Tensor, present: Sequence[bool]) -> Tensor:
-        maximum, minimum = self.worker_range(worker)
-        levels = torch.zeros(self._layout.numel, dtype=torch.int16, device=self._device)
-        for run in self._layout.present_runs(present):
-            part, upper, lower = (flat[run.slice] for flat in (gradient, maximum, minimum))
+    def _make_levels(
+        self, worker: int, gradient: Tensor, piece: Run, present: Sequence[Run]
+    ) -> Tensor:
+        bounds = self.worker_range(worker)
+        levels = torch.zeros(piece.numel, dtype=torch.int16, device=self._device)
+        for run in present:
+            part, upper, lower = (flat[run.slice] for flat in (gradient, *bounds))
             update_range(upper, lower, part, self.decay_max, self.decay_min)
-            levels[run.slice] = discretise(part, upper, lower, self.num_bits, self.binning)
+            levels[run.shifted(-piece.start).slice] = discretise(
+                part, upper, lower, self.num_bits, self.binning
+            )
         return levels
 
     def _tally(self, level_sum: Tensor, num_voters: int, start: int) -> Tensor:
@@ -137,8 +144,11 @@ class CompressedSGD(LevelOptimizer):
     def _tally_alphabet(self) -> Alphabet:
         return sum_alphabet(self.num_bits, self.exchange.num_workers)
 
-    def _decide(self, tally: Tensor, num_voters: int) -> tuple[Tensor, Tensor]:
-        return mean(tally, num_voters), vote(tally, num_voters)
+    def _decide(self, tally: Tensor, num_voters: int) -> Tensor:
+        return mean(tally, num_voters)
+
+    def _rounded(self, tally: Tensor, num_voters: int) -> Tensor:
+        return vote(tally, num_voters)
 
     def _extend_ranges(self) -> None:
         """Gives parameters that are new a range that has seen nothing."""

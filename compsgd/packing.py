@@ -20,9 +20,12 @@ from compsgd.alphabet import (
 )
 from compsgd.checks import check_integer, check_num_bits
 from compsgd.errors import CompsgdError
+from compsgd.flat import Run
 from compsgd.grouping import Group, group_for
 
 BLOCK_COLUMNS = 512
+# Large enough to outweigh the cost of a call, small enough that temporaries stay in the cache.
+_CHUNK_BLOCKS = 64
 
 
 class _Segment(NamedTuple):
@@ -86,6 +89,21 @@ def levels_num_bytes(numel: int, alphabet: Alphabet) -> int:
     group = group_for(alphabet)
     groups, rest = divmod(numel, group.num_elements)
     return groups * group.num_bytes + group.part_num_bytes(rest)
+
+
+def chunks(numel: int, alphabet: Alphabet) -> Iterator[tuple[Run, Run]]:
+    """Pieces of a vector that can be packed one by one: the elements of each, and its bytes in
+    the packed whole. Long vectors are worked on piece by piece, so that what is written by one
+    operation is still in the cache for the next."""
+    group = group_for(alphabet)
+    elements_of_all = _CHUNK_BLOCKS * BLOCK_COLUMNS * group.num_elements
+    bytes_of_all = _CHUNK_BLOCKS * BLOCK_COLUMNS * group.num_bytes
+    num_bytes = levels_num_bytes(numel, alphabet)
+    for i in range(-(-numel // elements_of_all)):
+        yield (
+            Run(i * elements_of_all, min((i + 1) * elements_of_all, numel)),
+            Run(i * bytes_of_all, min((i + 1) * bytes_of_all, num_bytes)),
+        )
 
 
 def pack_levels(levels: Tensor, alphabet: Alphabet) -> Tensor:

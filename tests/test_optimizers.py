@@ -561,3 +561,27 @@ def test_layout_joins_neighbours_with_equal_labels():
     layout = FlatLayout([2, 3, 0, 4])
     assert list(layout.labelled_runs("aabb")) == [("a", (0, 5)), ("b", (5, 9))]
     assert layout.present_runs([True, False, True, True]) == [(0, 2), (5, 9)]
+
+
+@pytest.mark.parametrize("rand_zero", [True, False])
+@pytest.mark.parametrize("num_bits", [1, 2, 3, 4, 5])
+def test_working_in_chunks_makes_no_difference(num_bits, rand_zero, monkeypatch):
+    """Against one chunk for everything, with a parameter that one worker has no gradient for."""
+    results = []
+    for chunk_blocks in (1, 1000):
+        monkeypatch.setattr("compsgd.packing._CHUNK_BLOCKS", chunk_blocks)
+        generator = torch.Generator().manual_seed(0)
+        parameters = [torch.zeros(size) for size in (9_000, 5, 12_345)]
+        optimizer = compsgd.CompressedSGDVote(
+            parameters, 0.1, num_bits=num_bits, rand_zero=rand_zero, decay_max=0.9, num_workers=2
+        )
+        for _ in range(3):
+            for worker in range(2):
+                for parameter in parameters:
+                    parameter.grad = torch.randn(parameter.shape, generator=generator)
+                if worker == 1:
+                    parameters[2].grad = None
+                optimizer.compress(worker)
+            optimizer.step()
+        results.append(values(parameters))
+    assert torch.equal(*results)
