@@ -12,6 +12,7 @@ import torch.distributed as dist
 from compsgd.comm.collectives import Collectives
 from compsgd.comm.kernel_counters import open_sockets
 from compsgd.comm.ledger import Ledger, Purpose
+from compsgd.errors import CompsgdError
 
 # Others may wait this long while one process downloads a data set or evaluates.
 _PATIENCE = timedelta(hours=6)
@@ -33,9 +34,16 @@ class Place:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Place":
-        if "RANK" not in environment or "WORLD_SIZE" not in environment:
+        """Raises CompsgdError for variables that are no numbers."""
+        if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(environment):
             return cls()
-        rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        try:
+            rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        except ValueError as error:
+            raise CompsgdError(
+                f"RANK={environment['RANK']} and WORLD_SIZE={environment['WORLD_SIZE']} in the "
+                "environment must be integers, as torchrun sets them"
+            ) from error
         return cls(
             rank,
             world_size,

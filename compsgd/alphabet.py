@@ -11,6 +11,8 @@ from torch import Tensor
 
 from compsgd.errors import CompsgdError
 
+_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+
 
 @dataclass(frozen=True)
 class Alphabet:
@@ -51,8 +53,8 @@ def sum_alphabet(num_bits: int, num_workers: int) -> Alphabet:
 
 def check_levels(levels: Tensor, alphabet: Alphabet) -> None:
     """Raises CompsgdError unless every element of `levels` lies in the alphabet."""
-    if levels.is_floating_point() or levels.is_complex() or levels.dtype == torch.bool:
-        raise CompsgdError(f"levels are {levels.dtype}; they must be of an integer type")
+    if levels.dtype not in _INTEGERS:
+        raise CompsgdError(f"levels are {levels.dtype}; they must be uint8 or signed integers")
     if levels.numel() == 0:
         return
     low, high = (int(extreme) for extreme in torch.aminmax(levels))

@@ -4,7 +4,13 @@ import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 
+import torch
+from torch import Tensor
+
 from compsgd.errors import CompsgdError
+
+_SMALLEST = torch.finfo(torch.float32).smallest_normal
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def check_integer(name: str, value: object, at_least: int, at_most: float = math.inf) -> int:
@@ -30,9 +36,24 @@ def check_decay(name: str, value: object) -> float:
 
 
 def check_lr(value: object) -> float:
-    if not isinstance(value, Real) or not 0 < float(value) < math.inf:
-        raise CompsgdError(f"lr is {value!r}; it must be a finite number above 0")
+    """A learning rate that is still above 0 and finite as float32, in which weights move."""
+    if not isinstance(value, Real) or not _SMALLEST <= float(value) <= _LARGEST:
+        raise CompsgdError(
+            f"lr is {value!r}; it must be a number above 0, from {_SMALLEST:g} to {_LARGEST:g}"
+        )
     return float(value)
+
+
+def check_flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise CompsgdError(f"{name} is {value!r}; it must be True or False")
+    return value
+
+
+def check_tensor(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise CompsgdError(f"{name} is a {type(value).__name__}; it must be a torch.Tensor")
+    return value
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> str:

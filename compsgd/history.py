@@ -8,10 +8,6 @@ from typing import Any
 from compsgd.errors import CompsgdError
 from compsgd.files import atomic_write
 
-EPOCH_METRICS = ("avg_epoch_loss_hist", "avg_epoch_acc_hist", "test_loss_hist", "test_acc_hist")
-BATCH_METRICS = ("batch_loss_hist", "batch_acc_hist")
-STEP_METRICS = ("bytes_sent_hist", "seconds_hist")
-
 History = dict[str, Any]
 Histories = dict[tuple[float, float], History]
 

@@ -1,6 +1,7 @@
 """A round whose ballots are packed levels (design, sections 2 and 3)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from compsgd.alphabet import Alphabet, ballot_alphabet, max_level
 from compsgd.ballot import BallotHeader
-from compsgd.checks import check_num_bits
+from compsgd.checks import check_flag, check_num_bits
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
 from compsgd.flat import Run, shard_numel, shard_run
@@ -47,9 +48,9 @@ class LevelOptimizer(RoundOptimizer):
         strict: bool,
     ) -> None:
         self.num_bits = self.symbol_bits = check_num_bits(num_bits)
-        self.rand_zero = bool(rand_zero)
+        self.rand_zero = check_flag("rand_zero", rand_zero)
         self.zeros = not self.rand_zero
-        self.count_usages = bool(count_usages)
+        self.count_usages = check_flag("count_usages", count_usages)
         self.bin_counts: list[npt.NDArray[np.int64]] = []
         super().__init__(
             params, lr, seed=seed, num_workers=num_workers, exchange=exchange, strict=strict
@@ -127,6 +128,8 @@ class LevelOptimizer(RoundOptimizer):
         for ballot, worker in zip(ballots, hosted, strict=True):
             ballot[:, :header_bytes] = self._hosted_header(worker)
             ballot[:, header_bytes:] = self._hosted_payload(worker)
+        # The packed ballots stand in `ballots` now, and need not be there twice.
+        self._global["ballots"] = {}
         logical = self._shard_num_bytes(self._alphabet, self.exchange.logical_num_shards)
         received = self.exchange.distribute(ballots, header_bytes + logical)
         return self._read_headers(received), received[:, header_bytes:]
@@ -199,6 +202,18 @@ class LevelOptimizer(RoundOptimizer):
                 if worker in workers:
                     level_sum[run.slice] += levels[run.slice]
         return level_sum
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the bin counts as one tensor, shape (steps, 2^num_bits + 1)."""
+        state_dict = super().state_dict()
+        num_levels = 2 * max_level(self.num_bits) + 1
+        counts = np.array(self.bin_counts, dtype=np.int64).reshape(-1, num_levels)
+        state_dict["state"]["bin_counts"] = torch.from_numpy(counts)
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.bin_counts = list(state_dict["state"]["bin_counts"].cpu().numpy().copy())
 
     def _count(self, levels: Tensor) -> None:
         largest = max_level(self.num_bits)

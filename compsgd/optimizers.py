@@ -163,6 +163,13 @@ class CompressedSGD(LevelOptimizer):
                 bounds = {name: torch.cat([known[name], bounds[name]]) for name in bounds}
             ranges[worker] = bounds
 
+    def _settings(self) -> dict[str, Any]:
+        return super()._settings() | {
+            "binning": self.binning,
+            "decay_min": self.decay_min,
+            "decay_max": self.decay_max,
+        }
+
     def _own_state(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         own = super()._own_state(state_dict)
         saved = state_dict["state"]["ranges"]
@@ -183,7 +190,7 @@ class CompressedSGD(LevelOptimizer):
                 f"this state_dict's range is {bound.dtype} of shape {tuple(bound.shape)}; these "
                 f"parameters need float32 of shape ({self._layout.numel},)"
             )
-        return self._copy(bound)
+        return bound.detach().clone().to(self._device)
 
 
 class CompressedSGDVote(VotingOptimizer, CompressedSGD):

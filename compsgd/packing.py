@@ -18,7 +18,7 @@ from compsgd.alphabet import (
     codes_to_levels,
     levels_to_codes,
 )
-from compsgd.checks import check_integer, check_num_bits
+from compsgd.checks import check_flag, check_integer, check_num_bits, check_tensor
 from compsgd.errors import CompsgdError
 from compsgd.flat import Run
 from compsgd.grouping import Group, group_for
@@ -44,7 +44,8 @@ def packed_num_bytes(numel: int, num_bits: int, zeros: bool = False) -> int:
         CompsgdError: numel < 0, or num_bits not in 1..8.
     """
     numel = check_integer("numel", numel, 0)
-    return levels_num_bytes(numel, ballot_alphabet(check_num_bits(num_bits), zeros))
+    alphabet = ballot_alphabet(check_num_bits(num_bits), check_flag("zeros", zeros))
+    return levels_num_bytes(numel, alphabet)
 
 
 def pack(levels: Tensor, num_bits: int, zeros: bool = False) -> Tensor:
@@ -61,8 +62,8 @@ def pack(levels: Tensor, num_bits: int, zeros: bool = False) -> Tensor:
     Raises:
         CompsgdError: a level outside the alphabet, levels that are no integers, a bad num_bits.
     """
-    alphabet = ballot_alphabet(check_num_bits(num_bits), zeros)
-    check_levels(levels, alphabet)
+    alphabet = ballot_alphabet(check_num_bits(num_bits), check_flag("zeros", zeros))
+    check_levels(check_tensor("levels", levels), alphabet)
     return pack_levels(levels.flatten(), alphabet)
 
 
@@ -81,7 +82,8 @@ def unpack(packed: Tensor, numel: int, num_bits: int, zeros: bool = False) -> Te
         CompsgdError: a wrong length, a symbol outside the alphabet, padding that is not zero.
     """
     numel = check_integer("numel", numel, 0)
-    return unpack_levels(packed, numel, ballot_alphabet(check_num_bits(num_bits), zeros))
+    alphabet = ballot_alphabet(check_num_bits(num_bits), check_flag("zeros", zeros))
+    return unpack_levels(check_tensor("packed", packed), numel, alphabet)
 
 
 def levels_num_bytes(numel: int, alphabet: Alphabet) -> int:

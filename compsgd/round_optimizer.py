@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from compsgd.ballot import BallotHeader, header_num_bytes
-from compsgd.checks import check_integer, check_lr
+from compsgd.checks import check_flag, check_integer, check_lr
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange, InProcessExchange
 from compsgd.flat import FlatLayout, Run
@@ -62,7 +62,7 @@ class RoundOptimizer(torch.optim.Optimizer):
             )
         self.seed = check_integer("seed", seed, 0)
         self.exchange: Exchange = exchange or InProcessExchange(num_workers)
-        self.strict = strict
+        self.strict = check_flag("strict", strict)
         self.participants: tuple[int, ...] = ()
         self._layout = FlatLayout([])
         super().__init__(params, {"lr": check_lr(lr)})
@@ -157,9 +157,7 @@ class RoundOptimizer(torch.optim.Optimizer):
             self._apply(self._combine(electorates, payloads), headers)
         else:
             self._combine_nothing()
-        self.exchange.end_round(self.participants)
-        self._global["ballots"].clear()
-        self._global["round"] += 1
+        self._end_round()
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -176,11 +174,19 @@ class RoundOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         self._layout = FlatLayout([parameter.numel() for parameter in self._parameters()])
 
+    def state_dict(self) -> dict[str, Any]:
+        """As everywhere in torch; beside it the round, the ballots, and the settings that they
+        depend on."""
+        state_dict: dict[str, Any] = super().state_dict()
+        state_dict["state"]["settings"] = self._settings()
+        return state_dict
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over state saved by `state_dict`; nothing changes if it does not fit.
 
         Raises:
-            CompsgdError: state of other parameters, or of other workers than are hosted here.
+            CompsgdError: state of other parameters, other settings, or other workers than are
+                hosted here.
         """
         own = self._own_state(state_dict)
         super().load_state_dict(state_dict)
@@ -201,8 +207,8 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     @property
     def _device(self) -> torch.device:
-        first: Tensor = self.param_groups[0]["params"][0]
-        return first.device
+        parameters = self._parameters()
+        return parameters[0].device if parameters else torch.device("cpu")
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
@@ -254,6 +260,11 @@ class RoundOptimizer(torch.optim.Optimizer):
             header.check_matches(expected)
         return headers
 
+    def _end_round(self) -> None:
+        self.exchange.end_round(self.participants)
+        self._global["ballots"] = {}
+        self._global["round"] += 1
+
     def _note_participation(self, headers: Sequence[BallotHeader]) -> None:
         """Reports the first gradient that is not finite, counts all; with strict, raises."""
         self.participants = tuple(header.worker for header in headers if header.takes_part)
@@ -265,6 +276,8 @@ class RoundOptimizer(torch.optim.Optimizer):
                 f"{self._parameter_name(header.non_finite)} is not finite"
             )
             if self.strict:
+                self.participants = ()
+                self._end_round()
                 raise CompsgdError(message)
             if self.num_non_finite == 0:
                 log.warning("%s (reported once, counted from here on)", message)
@@ -302,12 +315,7 @@ class RoundOptimizer(torch.optim.Optimizer):
     def _own_state(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Our part of a state_dict, checked and copied to where the parameters are."""
         state = state_dict.get("state", {})
-        missing = [key for key in self._global if isinstance(key, str) and key not in state]
-        if missing:
-            raise CompsgdError(
-                f"this state_dict has no {', '.join(missing)}: it is not one of "
-                f"{type(self).__name__}"
-            )
+        self._check_origin(state_dict, state)
         ballots = {
             worker: {
                 "header": saved["header"].cpu().clone(),
@@ -315,22 +323,54 @@ class RoundOptimizer(torch.optim.Optimizer):
             }
             for worker, saved in state["ballots"].items()
         }
-        for worker, saved in ballots.items():
-            if worker not in self.exchange.hosted:
-                raise CompsgdError(
-                    f"this state_dict holds a ballot of worker {worker}, who is not hosted here"
-                )
-            header = BallotHeader.from_tensor(saved["header"])
-            header.check_matches(
-                BallotHeader(worker, state["round"], self.symbol_bits, self.zeros, header.present)
-            )
-            if saved["payload"].shape != self._blank_payload().shape:
-                raise CompsgdError(f"this state_dict's ballot of worker {worker} has another size")
+        for worker, ballot in ballots.items():
+            self._check_ballot(worker, ballot, state["round"])
         return {
             "round": int(state["round"]),
             "num_non_finite": int(state["num_non_finite"]),
             "ballots": ballots,
         }
 
-    def _copy(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().clone().to(self._device)
+    def _check_origin(self, state_dict: dict[str, Any], state: dict[Any, Any]) -> None:
+        """Raises CompsgdError unless such an optimizer, over so many parameters, saved this."""
+        expected = [key for key in self._global if isinstance(key, str)]
+        missing = [key for key in [*expected, "settings"] if key not in state]
+        if missing:
+            raise CompsgdError(
+                f"this state_dict has no {', '.join(missing)}: it is not one of "
+                f"{type(self).__name__}"
+            )
+        own_sizes, sizes = (
+            [len(group["params"]) for group in groups]
+            for groups in (self.param_groups, state_dict["param_groups"])
+        )
+        if own_sizes != sizes:
+            raise CompsgdError(
+                f"this state_dict is of groups of {sizes} parameters; here are {own_sizes}"
+            )
+        for name, value in self._settings().items():
+            saved = state["settings"].get(name)
+            if saved != value:
+                raise CompsgdError(
+                    f"this state_dict was saved with {name}={saved!r}; here it is {value!r}"
+                )
+
+    def _check_ballot(self, worker: int, ballot: dict[str, Any], round_: int) -> None:
+        if worker not in self.exchange.hosted:
+            raise CompsgdError(
+                f"this state_dict holds a ballot of worker {worker}, who is not hosted here"
+            )
+        header = BallotHeader.from_tensor(ballot["header"])
+        header.check_matches(
+            BallotHeader(worker, round_, self.symbol_bits, self.zeros, header.present)
+        )
+        payload = ballot["payload"]
+        if payload is not None and payload.shape != self._blank_payload().shape:
+            raise CompsgdError(f"this state_dict's ballot of worker {worker} has another size")
+
+    def _settings(self) -> dict[str, Any]:
+        """What the random bits and the ballots depend on."""
+        return {"seed": self.seed, "symbol_bits": self.symbol_bits, "zeros": self.zeros}
+
+    def _copy(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.detach().clone().to(self._device)

@@ -77,16 +77,22 @@ class SGD(RoundOptimizer):
 
     def _combine(self, electorates: Sequence[Electorate], payloads: Tensor) -> Tensor:
         for electorate in electorates:
-            payloads[electorate.run.slice] /= len(electorate.workers)
+            # By a tensor: some devices multiply by the reciprocal of a number.
+            payloads[electorate.run.slice] /= torch.tensor(
+                float(len(electorate.workers)), device=payloads.device
+            )
         return payloads
 
     def _own_state(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         own = super()._own_state(state_dict)
         state = state_dict["state"]
         shard_sum = state["shard_sum"]
+        num_added = int(state["num_added"])
+        if not 0 <= num_added <= len(self.exchange.hosted):
+            raise CompsgdError(f"this state_dict has added up {num_added} workers' gradients")
         if shard_sum is not None:
             expected = self.exchange.new_sum(self._layout.numel, self._device)
             if shard_sum.shape != expected.shape:
                 raise CompsgdError("this state_dict's unfinished sum has another size")
             shard_sum = self._copy(shard_sum)
-        return own | {"shard_sum": shard_sum, "num_added": int(state["num_added"])}
+        return own | {"shard_sum": shard_sum, "num_added": num_added}

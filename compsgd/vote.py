@@ -29,4 +29,5 @@ def vote(level_sum: Tensor, num_voters: int) -> Tensor:
 
 def mean(level_sum: Tensor, num_voters: int) -> Tensor:
     """The exact mean level S / n; float32, shape (numel,)."""
-    return level_sum.to(torch.float32) / num_voters
+    # By a tensor: some devices multiply by the reciprocal of a number, which rounds twice.
+    return level_sum.to(torch.float32) / torch.tensor(float(num_voters), device=level_sum.device)

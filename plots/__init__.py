@@ -1,5 +1,5 @@
 """Histories to figures."""
 
-from compsgd.plots.experiment import draw_experiment
+from compsgd.plots.experiment import PLOT_NAMES, draw_experiment
 
-__all__ = ["draw_experiment"]
+__all__ = ["PLOT_NAMES", "draw_experiment"]

@@ -26,6 +26,7 @@ Points = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 _LOSS = "cross-entropy (nats)"
 _ACCURACY = "accuracy (%)"
 _USAGE_COLUMNS = 400
+_MOST_LABELLED = 8
 
 
 class CurvePlot(NamedTuple):
@@ -77,6 +78,10 @@ CURVES = (
 )  # fmt: skip
 
 
+_USAGE_NAME = "bin_usage.png"
+PLOT_NAMES = (*(plot.file_name for plot in CURVES), _USAGE_NAME)
+
+
 def draw_experiment(
     histories: Histories, labels: Labels, folder: Path, *, title: str, one_axis: bool
 ) -> list[Path]:
@@ -97,7 +102,7 @@ def draw_experiment(
         figure = curve_figure(histories, labels, plot, title, one_axis)
         paths.append(save_figure(figure, folder / plot.file_name))
     figure = usage_figure(histories, labels, title, one_axis)
-    return [*paths, save_figure(figure, folder / "bin_usage.png")]
+    return [*paths, save_figure(figure, folder / _USAGE_NAME)]
 
 
 def curve_figure(
@@ -158,7 +163,7 @@ def _stack_usage(axis: Axes, usage: npt.NDArray[np.int64]) -> None:
     axis.stackplot(
         x,
         np.repeat(shares, 2, axis=0).T,
-        labels=[f"{level:+d}" if level else "0" for level in levels],
+        labels=[_level_label(level, levels[-1]) for level in levels],
         colors=level_colours(len(levels)),
         linewidth=0,
     )
@@ -166,6 +171,19 @@ def _stack_usage(axis: Axes, usage: npt.NDArray[np.int64]) -> None:
     axis.set_ylim(0, 100)
     axis.set_xlabel("step")
     axis.set_ylabel("elements of the update (%)")
+
+
+def _level_label(level: int, largest: int) -> str:
+    """Of many levels the legend has room for a few: the ends, the halves and 0."""
+    if largest > _MOST_LABELLED and level not in (
+        -largest,
+        -largest // 2,
+        0,
+        largest // 2,
+        largest,
+    ):
+        return "_nolegend_"
+    return f"{level:+d}" if level else "0"
 
 
 def _mean_usage_figure(

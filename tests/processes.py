@@ -89,6 +89,12 @@ def _ended(processes: "list[subprocess.Popen[str]]"):
         yield
     finally:
         for process in processes:
+            # torchrun's processes have sessions of their own: it ends them itself, if asked.
+            if process.poll() is None:
+                process.terminate()
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=20)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -5,7 +5,7 @@ import sys
 import torch
 
 from compsgd.comm.process_group import Place
-from compsgd.workers.cli import execute, train
+from compsgd.workers.cli import execute, launch
 from compsgd.workers.training import CellTraining
 
 
@@ -29,4 +29,4 @@ if __name__ == "__main__":
     else:
         options += [f"--{way}", str(3 + rank // 2)]
     sys.argv = [sys.argv[0], *options]
-    execute(train, "train")
+    execute(launch, "launch.py")

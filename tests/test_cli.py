@@ -23,13 +23,13 @@ from compsgd.workers.spreading import spread_values
 QUICK = ["--model", "mlp", "--epochs", "1", "--batch_size", "256", "--threads", "1"]
 
 
-def run(*args, cwd=None):
+def run(*args, cwd=None, command=train):
     """Runs the command in this process, as a user's shell would see it."""
     runner = CliRunner()
 
     @click.command()
     def outer():
-        execute(train, "compsgd train")
+        execute(command, "compsgd train")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["compsgd train", *map(str, args)])
@@ -57,8 +57,12 @@ BAD = {
     "num_workers 0": (["--num_workers", "0"], "0 is not in the range x>=1"),
     "epochs 0": (["--epochs", "0"], "0 is not in the range x>=1"),
     "no bool": (["--shuffle", "maybe"], "'maybe' is not a valid boolean"),
-    "threads 0": (["--threads", "0"], "0 is not a finite number of at least 1"),
-    "timeout nan": (["--timeout", "nan"], "nan is not a finite number"),
+    "threads 0": (["--threads", "0"], "0 is not from 1 to 4,096"),
+    "threads huge": (["--threads", "3000000000"], "is not from 1 to"),
+    "timeout nan": (["--timeout", "nan"], "nan is not from"),
+    "timeout huge": (["--timeout", "1e30"], "1e30 is not from 0.001 to 10,000,000"),
+    "lr too small": (["--lr", "1e-50"], "lr is 1e-50"),
+    "lr too large": (["--lr", "1e39"], "lr is 1e+39"),
     "nccl": (["--backend", "nccl"], "needs a GPU per process"),
     "nothing to verify": (["--verify_bytes"], "needs several processes"),
     "nothing to sweep": (
@@ -114,6 +118,23 @@ def test_only_an_experiment_is_overwritten(tmp_path):
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "precious"
 
 
+def test_a_foreign_config_does_not_make_an_experiment(tmp_path):
+    (tmp_path / "site" / "src").mkdir(parents=True)
+    (tmp_path / "site" / "config.json").write_text("{}")
+    assert run("--log_dir", tmp_path, "--exp_name", "site", "--overwrite").exit_code == 2
+    assert (tmp_path / "site" / "src").is_dir()
+
+
+def test_what_a_user_put_into_an_experiment_is_kept(tmp_path):
+    args = [*QUICK, "--log_dir", tmp_path, "--exp_name", "mine"]
+    assert run(*args).exit_code == 0
+    (tmp_path / "mine" / "notes.txt").write_text("precious")
+    result = run(*args, "--overwrite")
+    assert result.exit_code == 2
+    assert "holds other files too" in result.output
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "precious"
+
+
 def test_an_unwritable_log_folder(tmp_path):
     blocker = tmp_path / "file"
     blocker.touch()
@@ -154,7 +175,9 @@ def test_gradients_that_are_not_finite_are_reported_and_counted(tmp_path):
     args = ["--optimizer", "sgd", "--lr", "1e38", "--log_dir", tmp_path, "--exp_name", "x"]
     result = run(*QUICK, *args, "--epochs", "3")
     assert result.exit_code == 0
-    (cell,) = json.loads((tmp_path / "x" / "result.json").read_text())["cells"]
+    text = (tmp_path / "x" / "result.json").read_text()
+    assert "NaN" not in text
+    (cell,) = json.loads(text)["cells"]
     assert cell["num_non_finite"] > 0
     assert f"{cell['num_non_finite']} gradients were not finite and sat out." in result.output
 
@@ -292,6 +315,14 @@ def test_sgd_ignores_decay_and_runs_once_per_lr(tmp_path):
     assert histories[0.1, 1.0]["bin_usage"].shape == (0,)
 
 
+def test_all_workers_stay_in_one_process_whatever_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert run(*QUICK, "--log_dir", tmp_path, "--exp_name", "s").exit_code == 0
+    config = json.loads((tmp_path / "s" / "config.json").read_text())
+    assert config["run"]["backend"] is None
+
+
 def test_one_side_of_the_decay_alone(tmp_path):
     digests = set()
     for i, sides in enumerate(([], ["--decay_min", "0.5"], ["--decay_max", "0.5"])):
@@ -356,11 +387,16 @@ def test_torchrun_prints_bad_input_once(tmp_path):
 
 
 def test_num_workers_must_be_a_multiple_of_the_processes(tmp_path, monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}.items():
+    torchrun = {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in torchrun.items():
         monkeypatch.setenv(name, value)
-    result = run("--num_workers", "4", cwd=tmp_path)
+    result = run("--num_workers", "4", cwd=tmp_path, command=launch)
     assert result.exit_code == 2
     assert "no multiple of the 3 processes" in result.output
+    monkeypatch.setenv("RANK", "x")
+    result = run("--num_workers", "4", cwd=tmp_path, command=launch)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: RANK=x")
 
 
 def test_console_script_and_launch_are_there():

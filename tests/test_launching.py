@@ -2,12 +2,17 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from processes import ROOT, run_command
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from compsgd.workers.failures import RunError
 from compsgd.workers.launching import ChildError, start_processes
 
 QUICK = ["--model", "mlp", "--epochs", "1", "--batch_size", "128", "--threads", "1"]
@@ -62,6 +67,53 @@ def test_a_failed_run_is_one_line_and_exit_code_1(tmp_path):
 def crash_on_rank_1():
     if os.environ["RANK"] == "1":
         raise ZeroDivisionError("a bug")
+
+
+@record
+def die_on_rank_1():
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def test_a_killed_process_is_named():
+    with pytest.raises(RunError, match="worker process 1 was ended by SIGKILL"):
+        start_processes(2, die_on_rank_1)
+
+
+def test_sigterm_leaves_no_process_behind(tmp_path):
+    args = ["--num_workers", "2", "--epochs", "1000", "--log_dir", tmp_path]
+    command = [sys.executable, str(ROOT / "launch.py"), *map(str, args)]
+    launched = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert "epoch 1" in launched.stdout.readline()
+        children = descendants(launched.pid)
+        assert len(children) >= 2
+        launched.terminate()
+        _, stderr = launched.communicate(timeout=60)
+    finally:
+        launched.kill()
+    assert launched.returncode == 1
+    assert stderr.splitlines()[-1] == "Error: interrupted"
+    # Python's own resource tracker ends once it notices that the others have.
+    deadline = time.monotonic() + 20
+    while any(map(is_running, children)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_running, children))
+
+
+def descendants(pid):
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *descendants(int(child))]
+    return found
+
+
+def is_running(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 @record

@@ -15,6 +15,7 @@ from compsgd.comm import (
     ScatterReduceExchange,
     build_exchange,
 )
+from compsgd.comm.cost import StepCost
 from compsgd.comm.ledger import Purpose
 
 
@@ -34,20 +35,22 @@ def ranks(request, tmp_path_factory):
 
 def test_weights_usages_and_logical_bytes_do_not_depend_on_the_processes(alone, ranks):
     for results in ranks:
-        assert results.keys() == alone.keys()
+        assert len(results) >= len(alone) * 2 / 3
         for case, result in results.items():
             assert result["digest"] == alone[case]["digest"], case
             assert result["logical"] == alone[case]["logical"], case
 
 
 def test_a_process_for_each_worker_sends_its_logical_bytes(ranks):
-    world_size = len(ranks)
+    world_size, compared = len(ranks), 0
     for results in ranks:
         for case, result in results.items():
             logical = [flow[0] for flow, _ in result["logical"]]
             if case.startswith(f"{world_size} "):
+                compared += 1
                 assert result["wire"] == logical, case
             assert all(sent > 0 for sent in result["wire"])
+    assert compared == world_size * len(list(cases())) / 3
 
 
 def test_the_exchange_makes_no_difference(alone):
@@ -70,11 +73,16 @@ def test_everything_else_makes_a_difference(alone):
         for case, result in alone.items()
         if "all_gather" in case and "compressed_sgd_vote 1 " not in case
     }
-    assert len(digests) == 2 * (1 + 2 + 2 * (3 + 2))
+    assert len(digests) == 3 * (1 + 2 + (3 + 2) * 2)
 
 
 def test_auto_takes_what_sends_less():
     for num_workers in range(1, 10):
         collectives = Collectives(Ledger(), Purpose.GRADIENT, num_workers)
-        expected = AllGatherExchange if num_workers <= 2 else ScatterReduceExchange
-        assert type(build_exchange("auto", collectives)) is expected
+        chosen = build_exchange("auto", collectives)
+        cost = StepCost(10**6, 1, 3, zeros=False)
+        sent = {
+            AllGatherExchange: cost.all_gather(num_workers),
+            ScatterReduceExchange: cost.scatter_reduce(num_workers),
+        }
+        assert sent[type(chosen)] == min(sent.values())

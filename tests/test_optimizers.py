@@ -245,13 +245,15 @@ def pickle_and_back(optimizer, parameters):
 
 @pytest.mark.parametrize("survive", [reload_through_state_dict, copy_deeply, pickle_and_back])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_state_survives_even_between_compress_and_step(optimizer, survive):
+@pytest.mark.parametrize("workers", [[0], [1], [0, 1]])
+def test_state_survives_even_between_compress_and_step(workers, optimizer, survive):
     parameters = make_parameters()
     settings = {} if optimizer is compsgd.SGD else {"seed": 3}
     one = optimizer(parameters, 0.01, num_workers=2, **settings)
     take_rounds(one, parameters, range(3), 2)
-    set_gradients(parameters, 77)
-    one.compress(1)
+    for worker in workers:
+        set_gradients(parameters, 77 + worker)
+        one.compress(worker)
     if optimizer is compsgd.SGD and survive is reload_through_state_dict:
         fresh = make_parameters()
         for new, old in zip(fresh, parameters, strict=True):
@@ -285,6 +287,10 @@ def test_load_state_dict_copies():
         (lambda: compsgd.CompressedSGDVote([torch.zeros(3)], 0.1), "shape"),
         (lambda: compsgd.SignSGD([torch.zeros(2)], 0.1), "no ranges"),
         (lambda: torch.optim.SGD([torch.zeros(2)], 0.1), "no "),
+        (lambda: compsgd.CompressedSGD([torch.zeros(2)], 0.1, seed=7), "seed=7; here it is 0"),
+        (lambda: compsgd.CompressedSGD([torch.zeros(2)], 0.1, num_bits=5), "symbol_bits=5"),
+        (lambda: compsgd.CompressedSGD([torch.zeros(2)], 0.1, binning="exp"), "binning='exp'"),
+        (lambda: compsgd.CompressedSGD([torch.zeros(1), torch.zeros(1)], 0.1), "groups of"),
     ],
 )
 def test_foreign_state_is_refused_and_changes_nothing(other, message):
@@ -450,6 +456,10 @@ def test_strict_makes_it_an_error():
     with pytest.raises(compsgd.CompsgdError, match=r"worker 0 sits out round 0: .* number 0"):
         optimizer.step()
     assert parameter.tolist() == [0, 0]
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    assert parameter.tolist() == [pytest.approx(-0.1)] * 2
+    assert optimizer.round == 2
 
 
 @pytest.mark.parametrize("optimizer", LEVEL_OPTIMIZERS)
@@ -534,6 +544,10 @@ def test_stale_gradients_of_a_finished_worker_never_vote():
     [
         ({"lr": 0}, "lr is 0"),
         ({"lr": float("nan")}, "lr is nan"),
+        ({"lr": 1e39}, "lr is 1e"),
+        ({"lr": 1e-50}, "lr is 1e"),
+        ({"rand_zero": "false"}, "rand_zero is 'false'"),
+        ({"strict": 1}, "strict is 1"),
         ({"num_bits": 9}, "num_bits is 9"),
         ({"num_bits": 3.0}, "num_bits is 3.0"),
         ({"binning": "log"}, "binning is 'log'.*lin, exp"),
@@ -585,3 +599,24 @@ def test_working_in_chunks_makes_no_difference(num_bits, rand_zero, monkeypatch)
             optimizer.step()
         results.append(values(parameters))
     assert torch.equal(*results)
+
+
+def test_bin_counts_survive_in_the_state():
+    parameters = make_parameters()
+    one = compsgd.SignSGD(parameters, 0.1, count_usages=True)
+    take_rounds(one, parameters, range(3))
+    saved = one.state_dict()
+    take_rounds(one, parameters, range(3, 5))
+    other = compsgd.SignSGD(make_parameters(), 0.1, count_usages=True)
+    other.load_state_dict(saved)
+    assert len(other.bin_counts) == 3
+    for ours, theirs in zip(other.bin_counts, one.bin_counts, strict=False):
+        assert ours.tolist() == theirs.tolist()
+
+
+def test_an_empty_group_is_no_obstacle():
+    parameter = torch.zeros(2)
+    optimizer = compsgd.SignSGD([{"params": []}, {"params": [parameter]}], 0.5)
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    assert parameter.tolist() == [-0.5] * 2

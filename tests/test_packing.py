@@ -117,6 +117,9 @@ def test_symbols_outside_the_alphabet_are_refused():
         (torch.tensor([1]), 9, False, "num_bits is 9"),
         (torch.tensor([1]), 0, False, "num_bits is 0"),
         (torch.tensor([1]), True, False, "num_bits is True"),
+        (torch.tensor([1], dtype=torch.uint16), 3, False, "uint16"),
+        ([1, 2], 3, False, "levels is a list"),
+        (torch.tensor([1]), 3, "false", "zeros is 'false'"),
     ],
 )
 def test_bad_arguments_name_the_value(levels, num_bits, zeros, message):
@@ -129,6 +132,8 @@ def test_unpack_refuses_a_wrong_type_or_size():
         unpack(torch.zeros(3, dtype=torch.int64), 8, 3)
     with pytest.raises(CompsgdError, match=r"\(4,\)"):
         unpack(torch.zeros(4, dtype=torch.uint8), 8, 3)
+    with pytest.raises(CompsgdError, match="packed is a bytes"):
+        unpack(b"abc", 8, 3)
     with pytest.raises(CompsgdError, match="numel is -1"):
         unpack(torch.zeros(0, dtype=torch.uint8), -1, 3)
 

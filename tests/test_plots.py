@@ -73,6 +73,15 @@ def test_usage_is_stacked_to_all_elements():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("num_bits", [5, 8])
+def test_a_legend_of_many_levels_names_a_few(num_bits):
+    many = history() | {"bin_usage": np.ones((STEPS, 2**num_bits + 1))}
+    figure = usage_figure({(0.1, 1.0): many}, LABELS, "run", one_axis=False)
+    largest = 2 ** (num_bits - 1)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [int(name) for name in names] == [-largest, -largest // 2, 0, largest // 2, largest]
+
+
 def test_usage_in_one_axis_is_a_line_a_cell():
     figure = usage_figure(CELLS, LABELS, "run", one_axis=True)
     lines = figure.axes[0].lines

@@ -29,13 +29,14 @@ _GRACE_S = 5.0
 
 
 class AutoOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
-    """A number of at least `minimum`, or `auto`, which becomes None."""
+    """A number from `minimum` to `maximum`, or `auto`, which becomes None."""
 
     name = "number"
 
-    def __init__(self, kind: type[int] | type[float], minimum: float) -> None:
+    def __init__(self, kind: type[int] | type[float], minimum: float, maximum: float) -> None:
         self._kind = kind
         self._minimum = minimum
+        self._maximum = maximum
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         if value == "auto":
@@ -44,8 +45,8 @@ class AutoOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer cli
             number = self._kind(value)
         except ValueError:
             self.fail(f"{value!r} is neither auto nor a number", param, ctx)
-        if not self._minimum <= number < float("inf"):
-            self.fail(f"{value} is not a finite number of at least {self._minimum}", param, ctx)
+        if not self._minimum <= number <= self._maximum:
+            self.fail(f"{value} is not from {self._minimum} to {self._maximum:,}", param, ctx)
         return number
 
 
@@ -117,7 +118,7 @@ _OPTIONS = [
     _option("--decay_max", type=_decay("decay_max"), default=None, show_default="--weight_decay",
             help="Decay of the maximum alone."),
     _option("--exchange", type=click.Choice(EXCHANGES), default="auto",
-            help="How ballots travel; auto takes the one that sends less for so many workers."),
+            help="How ballots travel; auto takes what sends less to vote for so many workers."),
     _option("--binning", type=click.Choice(BINNINGS), default="lin", help="Bins of the levels."),
     _option("--num_bits", type=click.IntRange(1, 8), default=3, help="Bits of a level."),
     _option("--num_workers", type=click.IntRange(min=1), default=None,
@@ -137,9 +138,9 @@ _OPTIONS = [
             help="auto takes a GPU where every process has one."),
     _option("--backend", type=click.Choice(BACKENDS), default="auto",
             help="auto takes nccl on GPUs, gloo on CPUs."),
-    _option("--threads", type=AutoOr(int, 1), default="auto",
+    _option("--threads", type=AutoOr(int, 1, 4096), default="auto",
             help="Threads of each process; auto shares the cores out."),
-    _option("--timeout", type=AutoOr(float, 0.001), default="auto",
+    _option("--timeout", type=AutoOr(float, 0.001, 10_000_000), default="auto",
             help=f"Seconds a gradient collective may take; auto is {_DEFAULT_TIMEOUT_S:g}."),
 ]  # fmt: skip
 
@@ -165,8 +166,7 @@ _SETTINGS = {"token_normalize_func": normalise, "max_content_width": 100}
 @click.command(cls=SpreadingCommand, context_settings=_SETTINGS)
 def train(**values: Any) -> None:
     """Train a model with N workers that exchange packed votes, all in this one process."""
-    place = Place.from_environment()
-    run(_read(values, place), place)
+    run(_read(values, Place()), Place())
 
 
 @_with_options
@@ -190,7 +190,7 @@ def launch(**values: Any) -> None:
 @record
 def _run_in_process(options: Options) -> None:
     place = Place.from_environment()
-    report_failures(lambda: run(options, place), place)
+    report_failures(lambda: run(options, place))
 
 
 @click.group(context_settings={"token_normalize_func": normalise})
@@ -210,39 +210,46 @@ def main() -> NoReturn:
 
 def execute(command: click.Command, name: str) -> NoReturn:
     """Runs a command and exits: 0, 2 for a user's mistake, 1 for a failed run."""
-    result = report_failures(
-        lambda: command.main(prog_name=name, standalone_mode=False), Place.from_environment()
-    )
+    result = report_failures(lambda: command.main(prog_name=name, standalone_mode=False))
     sys.exit(result if isinstance(result, int) else 0)
 
 
-def report_failures(action: Callable[[], Any], place: Place) -> Any:
-    """What `action` returns. Where it fails in a way of ours, one line and an exit code; of many
-    processes only rank 0 says why."""
+def report_failures(action: Callable[[], Any]) -> Any:
+    """What `action` returns. Where it fails in a way of ours, one line and an exit code; where
+    many processes fail alike, only rank 0 says why."""
     try:
         return action()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code, place)
+        _fail(error.format_message(), error.exit_code)
     except ElsewhereError as error:
-        _fail(str(error), 2 if error.kind == "UsageError" else 1, place)
+        _fail(str(error), 2 if error.kind == "UsageError" else 1)
     except CompsgdError as error:
-        _fail(str(error), 1, place)
+        _fail(str(error), 1)
     except ChildError as error:
         # A process that failed in a way of ours has said so itself.
         if error.trace is not None:
             click.echo(error.trace, err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", 1, place)
+        _fail("interrupted", 1)
 
 
-def _fail(message: str, exit_code: int, place: Place) -> NoReturn:
-    if place.rank == 0:
-        click.echo(f"Error: {message}", err=True)
-    else:
-        # All processes are ended as soon as one has failed: let rank 0 say why first.
+def _fail(message: str, exit_code: int) -> NoReturn:
+    rank = _rank()
+    if rank != 0:
+        # All processes are ended as soon as one has failed. Where rank 0 fails too, this one is
+        # ended here; else nobody but this one knows why.
         time.sleep(_GRACE_S)
+        message = f"rank {rank}: {message}"
+    click.echo(f"Error: {message}", err=True)
     sys.exit(exit_code)
+
+
+def _rank() -> int:
+    try:
+        return Place.from_environment().rank
+    except CompsgdError:
+        return 0

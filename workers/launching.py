@@ -3,9 +3,10 @@
 import logging
 import uuid
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -16,7 +17,7 @@ class ChildError(Exception):
     """A started process failed.
 
     Attributes:
-        exit_code: its exit code; a process that was killed counts as 1.
+        exit_code: its exit code.
         trace: its traceback, where it did not say itself what was wrong.
     """
 
@@ -38,11 +39,16 @@ def start_processes(num_processes: int, function: Callable[..., Any], *args: Any
 
     Raises:
         ChildError: one of them failed; the others were ended.
-        RunError: a signal ended them all.
+        RunError: a signal ended one of them, or all.
     """
     # Its reports would stand around the one line that says what is wrong.
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    with TemporaryDirectory(prefix="compsgd_") as folder:
+        _launch(num_processes, folder, function, *args)
+
+
+def _launch(num_processes: int, folder: str, function: Callable[..., Any], *args: Any) -> None:
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -53,13 +59,17 @@ def start_processes(num_processes: int, function: Callable[..., Any], *args: Any
         max_restarts=0,
         monitor_interval=0.1,
         start_method="spawn",
+        logs_specs=DefaultLogsSpecs(log_dir=folder),
     )
     try:
         elastic_launch(config, function)(*args)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        exit_code = failure.exitcode if failure.exitcode > 0 else 1
-        raise ChildError(exit_code, _recorded_traceback(failure)) from error
+        if failure.exitcode < 0:
+            raise RunError(
+                f"worker process {failure.local_rank} was ended by {failure.signal_name()}"
+            ) from error
+        raise ChildError(failure.exitcode, _recorded_traceback(failure)) from error
     except SignalException as error:
         raise RunError("interrupted") from error
 

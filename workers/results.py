@@ -1,8 +1,8 @@
 """The folder that an experiment leaves behind, and the table at its end."""
 
 import json
+import math
 import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from compsgd.comm.cost import ring_all_reduce
 from compsgd.comm.ledger import Ledger
 from compsgd.files import atomic_write
 from compsgd.history import Histories, write_histories
-from compsgd.plots import draw_experiment
+from compsgd.plots import PLOT_NAMES, draw_experiment
 from compsgd.workers.digests import versions, weights_sha256
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.options import Cell, Options
@@ -32,6 +32,7 @@ class Experiment:
         self.path = options.log_dir / options.folder_name()
         self._histories: Histories = {}
         self._cells: list[dict[str, Any]] = []
+        self.plots: list[Path] = []
 
     def check(self) -> None:
         """Raises UsageError if the folder exists or cannot be created; creates nothing."""
@@ -46,7 +47,10 @@ class Experiment:
                 f"the experiment {self.path} exists; choose another --exp_name or --overwrite true"
             )
         if self.path.exists() and not _is_experiment(self.path):
-            raise UsageError(f"{self.path} is no experiment of compsgd; it is not overwritten")
+            raise UsageError(
+                f"{self.path} is no experiment of compsgd, or holds other files too; it is not "
+                "overwritten"
+            )
         nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise UsageError(f"--log_dir {self._options.log_dir}: cannot write to {nearest}")
@@ -72,33 +76,31 @@ class Experiment:
         self._write_json(_CONFIG, {"options": options, "run": environment, "versions": versions()})
 
     def save(self, result: CellResult, ledger: Ledger) -> None:
-        """Adds a finished cell: weights, histories, result.json, in this order, each atomically."""
+        """Adds a finished cell: weights, histories, plots, result.json, in this order, each
+        atomically."""
         weights = self.path / _WEIGHTS / f"{_file_name(result.cell)}.pt"
         try:
             with atomic_write(weights) as file:
                 torch.save(result.weights, file)
             self._histories[result.cell] = result.history
             write_histories(self.path / _HISTORIES, self._histories)
+            self._draw()
         except (OSError, RuntimeError) as error:
             raise RunError(f"cannot write the results to {self.path}: {error}") from error
         self._cells.append(self._summary(result, weights))
         traffic = {purpose.value: flow.sent_bytes for purpose, flow in ledger.wire.items()}
         self._write_json(_RESULT, {"cells": self._cells, "process_0_bytes_sent": traffic})
 
-    def draw(self) -> list[Path]:
-        """Draws the plots; returns their paths."""
+    def _draw(self) -> None:
         labels = {cell: cell_name(cell, self._options.has_range) for cell in self._histories}
-        try:
-            return draw_experiment(
-                self._histories,
-                labels,
-                self.path,
-                title=f"{self._options.optimizer} on {self._options.dataset}, "
-                f"{self._options.num_workers} workers",
-                one_axis=self._options.one_plot_optimizer,
-            )
-        except OSError as error:
-            raise RunError(f"cannot draw into {self.path}: {error}") from error
+        self.plots = draw_experiment(
+            self._histories,
+            labels,
+            self.path,
+            title=f"{self._options.optimizer} on {self._options.dataset}, "
+            f"{self._options.num_workers} workers",
+            one_axis=self._options.one_plot_optimizer,
+        )
 
     def table(self) -> str:
         """Per cell: accuracies, bytes, compression rate, time."""
@@ -154,9 +156,19 @@ class Experiment:
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         try:
             with atomic_write(self.path / name) as file:
-                file.write(json.dumps(content, indent=2).encode() + b"\n")
+                text = json.dumps(_finite(content), indent=2, allow_nan=False)
+                file.write(text.encode() + b"\n")
         except OSError as error:
             raise RunError(f"cannot write {self.path / name}: {error.strerror}") from error
+
+
+def _finite(content: Any) -> Any:
+    """With null for what JSON has no number for: the loss of a run that diverged."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _file_name(cell: Cell) -> str:
@@ -165,12 +177,24 @@ def _file_name(cell: Cell) -> str:
 
 
 def _is_experiment(path: Path) -> bool:
-    return path.is_dir() and ((path / _CONFIG).is_file() or not any(path.iterdir()))
+    """Whether we made this folder, and nothing but us has put anything into it."""
+    own = {_CONFIG, _HISTORIES, _RESULT, _WEIGHTS, *PLOT_NAMES}
+    return (
+        path.is_dir()
+        and {entry.name for entry in path.iterdir()} <= own
+        and (_is_own_config(path / _CONFIG) or not any(path.iterdir()))
+    )
+
+
+def _is_own_config(path: Path) -> bool:
+    try:
+        return set(json.loads(path.read_bytes())) == {"options", "run", "versions"}
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _clear(path: Path) -> None:
-    for entry in path.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    for weights in (path / _WEIGHTS).glob("*.pt"):
+        weights.unlink()
+    for name in (_HISTORIES, _RESULT, *PLOT_NAMES):
+        (path / name).unlink(missing_ok=True)

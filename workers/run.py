@@ -33,6 +33,8 @@ def run(options: Options, place: Place) -> None:
     options.check(place)
     device = choose_device(options, place)
     backend = choose_backend(options, device)
+    if options.verify_bytes and backend != "gloo":
+        raise UsageError(f"--verify_bytes counts TCP sockets; {backend} does not send through them")
     _set_threads(options, place)
     torch.backends.cudnn.deterministic = True
     _report_warnings(place)
@@ -52,7 +54,7 @@ def run(options: Options, place: Place) -> None:
         for cell in options.cells():
             result = _train(options, cell, dataset, device, network, place)
             _on_rank_0(network, lambda result=result: experiment.save(result, network.ledger))
-        _on_rank_0(network, lambda: _conclude(experiment))
+        _on_rank_0(network, lambda: _report(experiment))
 
 
 def choose_device(options: Options, place: Place) -> torch.device:
@@ -162,11 +164,10 @@ def _train(
         return CellTraining(options, cell, dataset, device, network, shown).run()
 
 
-def _conclude(experiment: Experiment) -> None:
-    plots = experiment.draw()
+def _report(experiment: Experiment) -> None:
     click.echo()
     click.echo(experiment.table())
     click.echo()
     click.echo(f"results: {experiment.path}")
-    for plot in plots:
+    for plot in experiment.plots:
         click.echo(f"plot:    {plot}")

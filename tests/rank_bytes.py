@@ -1,0 +1,40 @@
+"""A rank that trains a vector as large as the published model's by real gradients of nothing, and
+compares the ledger with the kernel."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import compsgd
+from compsgd.comm import build_exchange
+from compsgd.comm.kernel_counters import count_bytes
+from compsgd.comm.process_group import Place, connect
+
+NUMEL, ROUNDS = 3_217_226, 3
+
+
+def measure(network, optimizer, exchange):
+    """Bytes this rank sent: by the ledger, and by the kernel."""
+    parameter = torch.zeros(NUMEL)
+    one = optimizer([parameter], 1e-4, exchange=build_exchange(exchange, network.gradient))
+    parameter.grad = torch.randn(NUMEL)
+    first_step = len(network.ledger.steps)
+    before = count_bytes(network.gradient_sockets).sent_bytes
+    for _ in range(ROUNDS):
+        one.step()
+    kernel = count_bytes(network.gradient_sockets).sent_bytes - before
+    steps = network.ledger.steps[first_step:]
+    return {"ledger": sum(step.wire.sent_bytes for step in steps), "kernel": kernel}
+
+
+if __name__ == "__main__":
+    place = Place.from_environment()
+    with connect(place, place.world_size, "gloo", 60, torch.device("cpu")) as network:
+        results = {
+            "sgd": measure(network, compsgd.SGD, "auto"),
+            "all_gather": measure(network, compsgd.CompressedSGDVote, "all_gather"),
+            "scatter_reduce": measure(network, compsgd.CompressedSGDVote, "scatter_reduce"),
+        }
+    Path(sys.argv[1]).joinpath(f"{place.rank}.json").write_text(json.dumps(results))
