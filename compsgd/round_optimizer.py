@@ -178,7 +178,10 @@ class RoundOptimizer(torch.optim.Optimizer):
         """As everywhere in torch; beside it the round, the ballots, and the settings that they
         depend on."""
         state_dict: dict[str, Any] = super().state_dict()
-        state_dict["state"]["settings"] = self._settings()
+        state = state_dict["state"]
+        state["settings"] = self._settings()
+        # Later ballots of this round are not to appear in what was saved before them.
+        state["ballots"] = {worker: dict(saved) for worker, saved in state["ballots"].items()}
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -83,6 +83,12 @@ class SGD(RoundOptimizer):
             )
         return payloads
 
+    def state_dict(self) -> dict[str, Any]:
+        """With the sum as it is now: it grows while the round goes on."""
+        state_dict = super().state_dict()
+        state_dict["state"]["shard_sum"] = self._copy(self._global["shard_sum"])
+        return state_dict
+
     def _own_state(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         own = super()._own_state(state_dict)
         state = state_dict["state"]

@@ -620,3 +620,23 @@ def test_an_empty_group_is_no_obstacle():
     parameter.grad = torch.ones(2)
     optimizer.step()
     assert parameter.tolist() == [-0.5] * 2
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_was_saved_in_mid_round_stays_as_it_was(optimizer):
+    parameters, others = make_parameters(), make_parameters()
+    one, other = (optimizer(group, 0.1, num_workers=3) for group in (parameters, others))
+    set_gradients(parameters, 0)
+    one.compress(0)
+    saved = one.state_dict()
+    for worker in (1, 2):
+        set_gradients(parameters, worker)
+        one.compress(worker)
+    other.load_state_dict(saved)
+    for worker in (1, 2):
+        set_gradients(others, worker)
+        other.compress(worker)
+    for each in (one, other):
+        each.step()
+    assert one.participants == other.participants == (0, 1, 2)
+    assert torch.equal(values(parameters), values(others))
