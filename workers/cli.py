@@ -25,7 +25,7 @@ from compsgd.workers.spreading import SpreadingCommand, normalise
 
 _DEFAULT_NUM_WORKERS = 4
 _DEFAULT_TIMEOUT_S = 300.0
-_GRACE_S = 5.0
+_GRACE_S = 10.0
 
 
 class AutoOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
