@@ -12,6 +12,7 @@ from compsgd.checks import check_integer
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
 from compsgd.round_optimizer import Electorate, RoundOptimizer
+from compsgd.vote import mean
 
 
 class SGD(RoundOptimizer):
@@ -77,10 +78,8 @@ class SGD(RoundOptimizer):
 
     def _combine(self, electorates: Sequence[Electorate], payloads: Tensor) -> Tensor:
         for electorate in electorates:
-            # By a tensor: some devices multiply by the reciprocal of a number.
-            payloads[electorate.run.slice] /= torch.tensor(
-                float(len(electorate.workers)), device=payloads.device
-            )
+            total = payloads[electorate.run.slice]
+            total.copy_(mean(total, len(electorate.workers)))
         return payloads
 
     def state_dict(self) -> dict[str, Any]:

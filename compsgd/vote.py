@@ -28,6 +28,6 @@ def vote(level_sum: Tensor, num_voters: int) -> Tensor:
 
 
 def mean(level_sum: Tensor, num_voters: int) -> Tensor:
-    """The exact mean level S / n; float32, shape (numel,)."""
+    """The exact mean S / n of levels, or of gradients; float32, shape (numel,)."""
     # By a tensor: some devices multiply by the reciprocal of a number, which rounds twice.
     return level_sum.to(torch.float32) / torch.tensor(float(num_voters), device=level_sum.device)

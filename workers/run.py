@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import torch
+from torch import nn
 
 from compsgd.comm.agreement import check_agreement
 from compsgd.comm.messages import all_succeed
@@ -42,8 +43,9 @@ def run(options: Options, place: Place) -> None:
         experiment = Experiment(options)
         _on_rank_0(network, experiment.check)
         dataset = _load_together(options, network, place)
-        all_succeed(network.bookkeeping, lambda: _check_batches(options, dataset), _FAILURES)
-        check_agreement(network.bookkeeping, _facts(options, dataset))
+        model = build_model(options.model, dataset.image_shape, dataset.num_classes, options.seed)
+        all_succeed(network.bookkeeping, lambda: _check_batches(options, dataset, model), _FAILURES)
+        check_agreement(network.bookkeeping, _facts(options, dataset, model))
         environment = {
             "processes": place.world_size,
             "device": str(device),
@@ -117,14 +119,13 @@ def _load_together(options: Options, network: Network, place: Place) -> Dataset:
     return all_succeed(network.bookkeeping, lambda: first or load(False), _FAILURES)
 
 
-def _check_batches(options: Options, dataset: Dataset) -> None:
+def _check_batches(options: Options, dataset: Dataset, model: nn.Module) -> None:
     plan = batch_plan(options, dataset)
     if options.batch_size > plan.num_images:
         raise UsageError(
             f"--batch_size {options.batch_size} is more than the {plan.num_images} training images "
             f"of {options.dataset}: there is not one full batch"
         )
-    model = build_model(options.model, dataset.image_shape, dataset.num_classes, options.seed)
     if plan.smallest_batch == 1 and normalises_batches(model):
         raise UsageError(
             f"--batch_size {options.batch_size} leaves a last batch of one image, which the batch "
@@ -132,9 +133,8 @@ def _check_batches(options: Options, dataset: Dataset) -> None:
         )
 
 
-def _facts(options: Options, dataset: Dataset) -> dict[str, str]:
+def _facts(options: Options, dataset: Dataset, model: nn.Module) -> dict[str, str]:
     """What must be the same on every process before the first step."""
-    model = build_model(options.model, dataset.image_shape, dataset.num_classes, options.seed)
     weights = model.state_dict()
     return options.shared() | {
         **{f"the version of {name}": version for name, version in versions().items()},
