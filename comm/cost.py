@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from compsgd.alphabet import Alphabet, ballot_alphabet, sum_alphabet
 from compsgd.ballot import header_num_bytes
 from compsgd.flat import shard_numel
-from compsgd.packing import levels_num_bytes
+from compsgd.pieces import shard_size
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class StepCost:
 
     def all_gather(self, num_workers: int) -> int:
         """A whole ballot to every other worker."""
-        ballot = header_num_bytes(self.num_tensors) + levels_num_bytes(self.numel, self._alphabet)
+        ballot = header_num_bytes(self.num_tensors) + shard_size(self.numel, self._alphabet)
         return (num_workers - 1) * ballot
 
     def scatter_reduce(self, num_workers: int) -> int:
         """To every other worker its shard of the ballot, and the result of one's own shard."""
         numel = shard_numel(self.numel, num_workers)
-        ballot = header_num_bytes(self.num_tensors) + levels_num_bytes(numel, self._alphabet)
+        ballot = header_num_bytes(self.num_tensors) + shard_size(numel, self._alphabet)
         back = self._alphabet
         if self.exact_mean:
             back = sum_alphabet(self.num_bits, num_workers)
-        return (num_workers - 1) * (ballot + levels_num_bytes(numel, back))
+        return (num_workers - 1) * (ballot + shard_size(numel, back))
 
     def break_even(self) -> int:
         """The fewest workers with which all_gather sends no less than a float32 all-reduce."""

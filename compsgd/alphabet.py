@@ -27,9 +27,7 @@ class Alphabet:
 
     @property
     def code_dtype(self) -> torch.dtype:
-        if self.symbols <= 1 << 8:
-            return torch.uint8
-        return torch.int16 if self.symbols <= 1 << 15 else torch.int32
+        return torch.uint8 if self.symbols <= 1 << 8 else torch.int32
 
     @property
     def level_dtype(self) -> torch.dtype:
@@ -70,16 +68,46 @@ def check_levels(levels: Tensor, alphabet: Alphabet) -> None:
 
 def levels_to_codes(levels: Tensor, alphabet: Alphabet) -> Tensor:
     """Numbers the levels from 0; same shape, alphabet.code_dtype."""
-    codes = levels.to(alphabet.level_dtype) + alphabet.largest
+    levels = levels.to(torch.int32)
+    codes = levels + alphabet.largest
     if not alphabet.zeros:
         # 1 where the level is positive; arithmetic is faster than a mask.
-        codes -= levels.clamp(0, 1).to(codes.dtype)
+        codes = codes - levels.clamp(0, 1)
     return codes.to(alphabet.code_dtype)
 
 
 def codes_to_levels(codes: Tensor, alphabet: Alphabet) -> Tensor:
-    """The inverse of levels_to_codes; same shape, int16 (a level of +128 is no int8) or int32."""
-    levels = codes.to(alphabet.level_dtype) - alphabet.largest
-    if not alphabet.zeros:
-        levels += (levels + 1).clamp_(0, 1)
-    return levels
+    """The inverse of levels_to_codes; same shape, int32."""
+    return raised_levels(codes, alphabet) - alphabet.largest
+
+
+def raised_levels(codes: Tensor, alphabet: Alphabet) -> Tensor:
+    """level + largest, which is in 0..2 * largest; same shape, int32."""
+    codes = codes.to(torch.int32)
+    if alphabet.zeros:
+        return codes
+    # The largest level is a power of 2: codes of positive levels have the top bit.
+    return codes + (codes >> alphabet.largest.bit_length() - 1)
+
+
+def magnitudes_to_codes(
+    magnitude: Tensor, sign: Tensor, bits: Tensor | None, alphabet: Alphabet
+) -> Tensor:
+    """Numbers the levels sign * magnitude; where zeros are broken, 0 counts as -1 or +1.
+
+    Args:
+        magnitude: int32 in 0..largest, any shape.
+        sign: int32, -1 where the level is negative and else 0.
+        bits: uint8, the sign of each level 0; None where the alphabet keeps zeros.
+        alphabet: of the ballot.
+
+    Returns:
+        codes in alphabet.code_dtype, whose arithmetic may wrap on the way.
+    """
+    magnitude, sign = magnitude.to(alphabet.code_dtype), sign.to(alphabet.code_dtype)
+    level = (magnitude ^ sign) - sign
+    if bits is None:
+        return level + alphabet.largest
+    not_zero = magnitude.clamp(max=1)
+    # Negative levels stand one higher: there is no code for 0.
+    return level + (alphabet.largest - 1) + (not_zero & sign) + ((not_zero ^ 1) & bits)

@@ -1,6 +1,7 @@
 """The header in front of a worker's codes: who votes, in which round, on which parameters.
 
-24 bytes and a bit for each parameter tensor (design, section 3 allows 64 bytes and those bits).
+24 bytes and a bit for each parameter tensor, in whole 32-bit words, so that codes behind it can be
+read as such (design, section 3 allows 64 bytes and those bits).
 A header that does not belong to this round, this worker or these settings is an error: codes
 that were packed otherwise would unpack to a wrong gradient without a sign.
 """
@@ -113,12 +114,16 @@ class BallotHeader:
 
 
 def header_num_bytes(num_parameters: int) -> int:
-    return _FIELDS.size + (num_parameters + 7) // 8
+    return _FIELDS.size + _num_bit_bytes(num_parameters)
 
 
 def _bits_to_bytes(bits: Sequence[bool]) -> bytes:
     number = sum(1 << i for i, bit in enumerate(bits) if bit)
-    return number.to_bytes((len(bits) + 7) // 8, "little")
+    return number.to_bytes(_num_bit_bytes(len(bits)), "little")
+
+
+def _num_bit_bytes(num_bits: int) -> int:
+    return (num_bits + 31) // 32 * 4
 
 
 def _bytes_to_bits(data: bytes, num_bits: int) -> tuple[bool, ...]:

@@ -22,51 +22,61 @@ def empty_range(numel: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def update_range(
-    maximum: Tensor, minimum: Tensor, gradient: Tensor, decay_max: float, decay_min: float
+    maximum: Tensor,
+    minimum: Tensor,
+    gradient: Tensor,
+    decay_max: float | Tensor,
+    decay_min: float | Tensor,
 ) -> None:
     """M = max(g, M * decay_max) and m = min(g, m * decay_min), in place, so that m <= g <= M."""
-    if decay_max != 1:
-        maximum.mul_(decay_max)
-    if decay_min != 1:
-        minimum.mul_(decay_min)
-    torch.maximum(maximum, gradient, out=maximum)
-    torch.minimum(minimum, gradient, out=minimum)
+    maximum.mul_(decay_max).clamp_(min=gradient)
+    minimum.mul_(decay_min).clamp_(max=gradient)
 
 
 def discretise(
     gradient: Tensor, maximum: Tensor, minimum: Tensor, num_bits: int, binning: str
-) -> Tensor:
-    """The level of each gradient element within its range.
+) -> tuple[Tensor, Tensor]:
+    """The level of each gradient element within its range, as magnitude and sign.
 
     Args:
-        gradient: finite float32, shape (numel,).
+        gradient: finite float32, any shape.
         maximum, minimum: the range, already updated with this gradient; the same shape.
         num_bits: 1 to 8; the largest level is L = 2^(num_bits-1).
         binning: "lin", ceil(L * g / R), or "exp", the same of log(|.| + 1.0001).
 
     Returns:
-        int16, shape (numel,), in {-L..L}; 0 where the gradient is 0 or its ratio underflows.
+        int32 in 0..L, which is 0 where the gradient is 0 or its ratio underflows; and int32, -1
+        where the gradient is negative and else 0.
     """
-    sign = gradient.sign()
-    # |R|, by multiplication: one factor is 0, so it is exact, and faster than selecting by a mask.
-    bound = (sign.clamp(min=0).mul_(maximum)).addcmul_(sign.clamp(max=0), minimum)
-    magnitude = gradient.abs()
-    share = _lin_share(magnitude, bound) if binning == "lin" else _exp_share(magnitude, bound)
-    largest = max_level(num_bits)
-    # The logarithm of a vector library may rise above its neighbour's: never beyond the alphabet.
-    level = share.mul_(largest).ceil_().clamp_(max=largest)
-    return level.mul_(sign).to(torch.int16)
+    sign = _sign_mask(gradient)
+    # By their bits: faster than selecting by a mask, and exact.
+    upper, lower = maximum.view(torch.int32), minimum.view(torch.int32)
+    bound = (upper ^ ((upper ^ lower) & sign)).view(torch.float32).abs()
+    share = (_lin_share if binning == "lin" else _exp_share)(gradient.abs(), bound)
+    return (share * max_level(num_bits)).ceil().to(torch.int32), sign
+
+
+def discretise_sign(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The levels of signSGD, as `discretise` gives them: magnitude 0 or 1, and sign."""
+    return gradient.sign().abs().to(torch.int32), _sign_mask(gradient)
+
+
+def signed(magnitude: Tensor, sign: Tensor) -> Tensor:
+    """The levels themselves; int32."""
+    return (magnitude ^ sign) - sign
+
+
+def _sign_mask(gradient: Tensor) -> Tensor:
+    return gradient.view(torch.int32) >> 31
 
 
 def _lin_share(magnitude: Tensor, bound: Tensor) -> Tensor:
-    # 0 / 0 is the only NaN: the bound of a gradient of 0 is left at 0.
-    return magnitude.div_(bound).nan_to_num_(nan=0.0)
+    # A bound of 0 is only ever that of a gradient of 0, whose share is 0 by any other bound too. By
+    # a subnormal one, the processor would take ten times as long.
+    return magnitude / (bound + (1 - bound.sign()))
 
 
 def _exp_share(magnitude: Tensor, bound: Tensor) -> Tensor:
-    return magnitude.add_(_EXP_OFFSET).log_().div_(bound.add_(_EXP_OFFSET).log_())
-
-
-def signs(gradient: Tensor) -> Tensor:
-    """The levels of signSGD: int16, shape (numel,), in {-1, 0, 1}."""
-    return gradient.sign().to(torch.int16)
+    share = (magnitude + _EXP_OFFSET).log() / (bound + _EXP_OFFSET).log()
+    # The logarithm of a vector library may rise above its neighbour's: never beyond the alphabet.
+    return share.clamp(max=1) * magnitude.sign()

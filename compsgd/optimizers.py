@@ -8,13 +8,14 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from compsgd.alphabet import Alphabet, sum_alphabet
-from compsgd.binning import BINNINGS, discretise, empty_range, signs, update_range
+from compsgd.binning import BINNINGS, empty_range
 from compsgd.checks import check_choice, check_decay
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
 from compsgd.flat import Run
+from compsgd.kernels import range_codes, sign_codes
 from compsgd.level_optimizer import LevelOptimizer, VotingOptimizer
-from compsgd.vote import mean, vote
+from compsgd.pieces import Piece
 
 
 class SignSGD(VotingOptimizer):
@@ -27,6 +28,7 @@ class SignSGD(VotingOptimizer):
         *,
         rand_zero: bool = True,
         count_usages: bool = False,
+        compile: str = "auto",
         seed: int = 0,
         num_workers: int = 1,
         exchange: Exchange | None = None,
@@ -39,22 +41,32 @@ class SignSGD(VotingOptimizer):
             num_bits=1,
             rand_zero=rand_zero,
             count_usages=count_usages,
+            compile=compile,
             seed=seed,
             num_workers=num_workers,
             exchange=exchange,
             strict=strict,
         )
 
-    def _make_levels(
-        self, worker: int, gradient: Tensor, piece: Run, present: Sequence[Run]
+    def _make_codes(
+        self,
+        out: Tensor,
+        worker: int,
+        gradient: Tensor,
+        piece: Piece,
+        run: Run,
+        absent: Sequence[Run],
+        coins: Tensor | None,
     ) -> Tensor:
-        return signs(gradient[piece.slice])
+        args = out, piece.rows(gradient[run.slice]), coins
+        return self.kernels.run(sign_codes, piece.num_blocks, *args, alphabet=self._alphabet)
 
 
 class CompressedSGD(LevelOptimizer):
     """Gradients discretised to num_bits against each worker's decaying running range; the update
     is lr times the exact mean of the levels (design, section 2)."""
 
+    is_vote = False
     _kept_attributes = (*LevelOptimizer._kept_attributes, "binning", "decay_min", "decay_max")
 
     def __init__(
@@ -68,6 +80,7 @@ class CompressedSGD(LevelOptimizer):
         decay_max: float = 1.0,
         rand_zero: bool = True,
         count_usages: bool = False,
+        compile: str = "auto",
         seed: int = 0,
         num_workers: int = 1,
         exchange: Exchange | None = None,
@@ -86,6 +99,8 @@ class CompressedSGD(LevelOptimizer):
                 up to one more bit an element.
             count_usages: whether `bin_counts` grows by one int64 array, shape (2^num_bits + 1,),
                 in every step: how many elements of the update had level -L, ..., L.
+            compile: whether the work goes through torch.compile: "on", "off", or "auto", which
+                does so for large models, see `compsgd.compiling.pays`, if there is a compiler.
             seed: fixes every random bit; the same on every process.
             num_workers: N, the workers that vote; all of them live in this process, unless an
                 exchange says otherwise.
@@ -104,6 +119,7 @@ class CompressedSGD(LevelOptimizer):
             num_bits=num_bits,
             rand_zero=rand_zero,
             count_usages=count_usages,
+            compile=compile,
             seed=seed,
             num_workers=num_workers,
             exchange=exchange,
@@ -124,31 +140,41 @@ class CompressedSGD(LevelOptimizer):
             raise CompsgdError(f"worker {worker} is not hosted by this process")
         return saved["max"], saved["min"]
 
-    def _make_levels(
-        self, worker: int, gradient: Tensor, piece: Run, present: Sequence[Run]
+    def _make_codes(
+        self,
+        out: Tensor,
+        worker: int,
+        gradient: Tensor,
+        piece: Piece,
+        run: Run,
+        absent: Sequence[Run],
+        coins: Tensor | None,
     ) -> Tensor:
         bounds = self.worker_range(worker)
-        levels = torch.zeros(piece.numel, dtype=torch.int16, device=self._device)
-        for run in present:
-            part, upper, lower = (flat[run.slice] for flat in (gradient, *bounds))
-            update_range(upper, lower, part, self.decay_max, self.decay_min)
-            levels[run.shifted(-piece.start).slice] = discretise(
-                part, upper, lower, self.num_bits, self.binning
-            )
-        return levels
-
-    def _tally(self, level_sum: Tensor, num_voters: int, start: int) -> Tensor:
-        return level_sum
+        outside = [bound[part.slice] for bound in bounds for part in absent]
+        before = [part.clone() for part in outside]
+        rows = [piece.rows(flat[run.slice]) for flat in (gradient, *bounds)]
+        codes = self.kernels.run(
+            range_codes,
+            piece.num_blocks,
+            out,
+            *rows,
+            torch.tensor([self.decay_max, self.decay_min], device=self._device),
+            coins,
+            alphabet=self._alphabet,
+            num_bits=self.num_bits,
+            binning=self.binning,
+        )
+        if piece.is_tail:
+            for bound, updated in zip(bounds, rows[1:], strict=True):
+                bound[run.slice] = piece.flat(updated)
+        for part, kept in zip(outside, before, strict=True):
+            part.copy_(kept)
+        return codes
 
     @property
     def _tally_alphabet(self) -> Alphabet:
         return sum_alphabet(self.num_bits, self.exchange.num_workers)
-
-    def _decide(self, tally: Tensor, num_voters: int) -> Tensor:
-        return mean(tally, num_voters)
-
-    def _rounded(self, tally: Tensor, num_voters: int) -> Tensor:
-        return vote(tally, num_voters)
 
     def _extend_ranges(self) -> None:
         """Gives parameters that are new a range that has seen nothing."""

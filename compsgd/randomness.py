@@ -2,11 +2,16 @@
 
 Every bit is a pure function of (seed, purpose, round, worker, element): the same on every device,
 for any number of processes and however a vector is cut into chunks. `derive_key` turns everything
-but the element into one 64-bit key; a 32-bit integer hash of key and element position does the
-rest. One hash serves the 8 elements that share a column of a packing block, a bit each.
+but the element into one 64-bit key; a 32-bit integer hash of key and position does the rest.
+
+The bits come as "coins", bytes of 8 bits: element 4096 k + 512 j + c (j < 8, c < 512) has bit j of
+byte 512 k + c, and one hash makes 4 neighbouring bytes.
 """
 
+import functools
 import hashlib
+import sys
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,9 +19,10 @@ from torch import Tensor
 BREAK_ZERO = "break zeros of a ballot"
 BREAK_TIE = "break ties of the vote"
 
-_ROWS = 8
-_COLUMNS = 512
-_BLOCK = _ROWS * _COLUMNS
+COIN_ROWS = 8
+COIN_COLUMNS = 512
+_BLOCK = COIN_ROWS * COIN_COLUMNS
+_WORDS = COIN_COLUMNS // 4
 
 
 def derive_key(seed: int, purpose: str, *counters: int) -> int:
@@ -31,43 +37,102 @@ def derive_key(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "little")
 
 
+def hash_positions(position: Tensor, key: Tensor) -> Tensor:
+    """Mixes int32 positions, any shape, with both halves of the key, shape (2,); multiplications
+    wrap (Wellons' lowbias32 constants, twice, so that two keys do not merely permute a stream)."""
+    first, second = key.unbind()
+    word = _mix(position + first, 0x7FEB352D, 0x846CA68B)
+    return _mix(word ^ second, 0x7FEB352D, 0x846CA68B)
+
+
 def random_bits(
-    key: int, start: int, count: int, device: torch.device | str | None = None
+    key: int,
+    start: int,
+    count: int,
+    device: torch.device | str | None = None,
+    hash_words: Callable[[Tensor, Tensor], Tensor] = hash_positions,
 ) -> Tensor:
-    """The fair bits of elements start..start+count-1 of a key's stream; uint8, shape (count,)."""
-    first_block, end_block = start // _BLOCK, -(-(start + count) // _BLOCK)
-    position = torch.arange(
-        first_block * _COLUMNS, end_block * _COLUMNS, dtype=torch.int32, device=device
-    )
-    word = _hash(position, key).view(-1, 1, _COLUMNS)
-    row = torch.arange(_ROWS, dtype=torch.int32, device=device).view(1, _ROWS, 1)
-    bits = ((word >> row) & 1).to(torch.uint8).flatten()
-    offset = start - first_block * _BLOCK
-    return bits[offset : offset + count]
+    """The fair bits of elements start..start+count-1 of a key's stream; uint8, shape (count,).
+    Arguments as for block_coins."""
+    found = block_coins(key, start, -(-count // _BLOCK), device, hash_words)
+    return spread_coins(found).flatten()[:count]
 
 
-def break_zeros(levels: Tensor, key: int, start: int = 0) -> Tensor:
-    """Turns every level 0 into -1 or +1, each with probability 1/2, in place.
+def block_coins(
+    key: int,
+    start: int,
+    num_blocks: int,
+    device: torch.device | str | None = None,
+    hash_words: Callable[[Tensor, Tensor], Tensor] = hash_positions,
+) -> Tensor:
+    """The bits of elements from `start` on, a byte for 8 that lie 512 apart.
 
     Args:
-        levels: signed integers, shape (numel,).
         key: from derive_key.
-        start: position of levels[0] in the flat vector of all parameters.
+        start: position of the first element in the flat vector of all parameters.
+        num_blocks: how many times 4096 elements.
+        device: where to.
+        hash_words: hash_positions, perhaps compiled.
+
+    Returns:
+        uint8, shape (num_blocks, 512): bit j of [k, c] is that of element
+        start + 4096 k + 512 j + c.
     """
-    signs = random_bits(key, start, levels.numel(), levels.device).to(levels.dtype)
-    signs.mul_(2).sub_(1)
+    block, offset = divmod(start, _BLOCK)
+    row, column = divmod(offset, COIN_COLUMNS)
+    # A start within a block needs the next one too.
+    end_block = block + num_blocks + (1 if offset else 0)
+    position = _positions(end_block - block, str(device or "cpu"))
+    # Positions are only ever hashed as a sum with the key's lower half.
+    halves = [_as_int32(key + block * _WORDS), _as_int32(key >> 32)]
+    words = hash_words(position, torch.tensor(halves, dtype=torch.int32, device=device))
+    found = words.view(torch.uint8).view(-1, COIN_COLUMNS)
+    if sys.byteorder == "big":
+        found = found.view(-1, 4).flip(1).view(-1, COIN_COLUMNS)
+    if not offset:
+        return found
+    upper = _from_row(found, row)
+    if not column:
+        return upper
+    lower = _from_row(found, row + 1)
+    return torch.cat([upper[:, column:], lower[:, :column]], 1)
+
+
+def spread_coins(coins: Tensor) -> Tensor:
+    """The bits of coins one by one; uint8, (blocks, columns) to (blocks, 8, columns)."""
+    row = torch.arange(COIN_ROWS, dtype=torch.uint8, device=coins.device)
+    bit = (torch.ones_like(row) << row).view(1, COIN_ROWS, 1)
+    return (coins.unsqueeze(1) & bit).clamp(max=1)
+
+
+def gather_coins(bits: Tensor) -> Tensor:
+    """The inverse of spread_coins."""
+    row = torch.arange(COIN_ROWS, dtype=torch.uint8, device=bits.device).view(1, COIN_ROWS, 1)
+    return (bits << row).sum(1, dtype=torch.uint8)
+
+
+def break_zeros(levels: Tensor, bits: Tensor) -> Tensor:
+    """Turns every level 0 into -1 or +1, as its bit says; integers of one shape."""
     # 1 where the level is 0; arithmetic is faster than a mask.
-    is_zero = levels.abs().clamp_(max=1).neg_().add_(1)
-    return levels.addcmul_(signs, is_zero)
+    is_zero = 1 - levels.abs().clamp(max=1)
+    return levels + is_zero * (2 * bits.to(levels.dtype) - 1)
 
 
-def _hash(position: Tensor, key: int) -> Tensor:
-    """Mixes int32 positions with both halves of the key; multiplications wrap (Wellons' lowbias32
-    constants, twice, so that two keys do not merely permute one stream)."""
-    word = position + _as_int32(key)
-    word = _mix(word, 0x7FEB352D, 0x846CA68B)
-    word = word ^ _as_int32(key >> 32)
-    return _mix(word, 0x7FEB352D, 0x846CA68B)
+@functools.lru_cache(maxsize=64)
+def _positions(num_blocks: int, device: str) -> Tensor:
+    """The positions of the words of so many blocks, from 0; int32, a row for each block."""
+    position = torch.arange(num_blocks * _WORDS, dtype=torch.int32, device=device)
+    return position.view(num_blocks, _WORDS)
+
+
+def _from_row(coins: Tensor, row: int) -> Tensor:
+    """Coins whose first bit is that of `row`; a block less."""
+    here, following = coins[:-1], coins[1:]
+    if row == 0:
+        return here
+    if row == COIN_ROWS:
+        return following
+    return (here >> row) | (following << COIN_ROWS - row)
 
 
 def _mix(word: Tensor, first: int, second: int) -> Tensor:

@@ -6,7 +6,8 @@ update, and applied. What a ballot holds and how ballots combine is for the subc
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from compsgd.checks import check_flag, check_integer, check_lr
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange, InProcessExchange
 from compsgd.flat import FlatLayout, Run
+from compsgd.vote import MAX_WORKERS
 
 log = logging.getLogger("compsgd")
 
@@ -30,6 +32,14 @@ class Electorate(NamedTuple):
 
     run: Run
     workers: tuple[int, ...]
+
+
+class _Target(NamedTuple):
+    """A parameter that the round moves, where it stands in the flat vector, and its lr."""
+
+    parameter: Tensor
+    run: Run
+    lr: float
 
 
 class RoundOptimizer(torch.optim.Optimizer):
@@ -55,7 +65,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         exchange: Exchange | None,
         strict: bool,
     ) -> None:
-        check_integer("num_workers", num_workers, 1)
+        check_integer("num_workers", num_workers, 1, MAX_WORKERS)
         if exchange is not None and num_workers not in (1, exchange.num_workers):
             raise CompsgdError(
                 f"num_workers is {num_workers}, but the exchange connects {exchange.num_workers}"
@@ -83,8 +93,11 @@ class RoundOptimizer(torch.optim.Optimizer):
         """Carries the hosted workers' ballots: all N headers, and the payloads in some form."""
 
     @abstractmethod
-    def _combine(self, electorates: Sequence[Electorate], payloads: Tensor) -> Tensor:
-        """The update of the round, flat float32; whatever stands where nobody votes is ignored."""
+    def _combine(
+        self, electorates: Sequence[Electorate], payloads: Tensor
+    ) -> Iterator[tuple[Run, Tensor]]:
+        """The update of the round, run by run, flat float32; whatever stands where nobody votes is
+        ignored. The next one may overwrite it."""
 
     # The public interface.
 
@@ -154,7 +167,9 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._note_participation(headers)
         electorates = self._electorates(headers)
         if self.participants:
-            self._apply(self._combine(electorates, payloads), headers)
+            targets = self._targets(headers)
+            for run, update in self._combine(electorates, payloads):
+                _apply(run, update, targets)
         else:
             self._combine_nothing()
         self._end_round()
@@ -181,7 +196,10 @@ class RoundOptimizer(torch.optim.Optimizer):
         state = state_dict["state"]
         state["settings"] = self._settings()
         # Later ballots of this round are not to appear in what was saved before them.
-        state["ballots"] = {worker: dict(saved) for worker, saved in state["ballots"].items()}
+        state["ballots"] = {
+            worker: {"header": saved["header"], "payload": self._copy(saved["payload"])}
+            for worker, saved in state["ballots"].items()
+        }
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -301,17 +319,18 @@ class RoundOptimizer(torch.optim.Optimizer):
     def _combine_nothing(self) -> None:
         """A round in which nobody takes part changes nothing; a subclass may record it."""
 
-    def _apply(self, update: Tensor, headers: Sequence[BallotHeader]) -> None:
-        """p = p - lr * update with lr as float32 and one rounding (design, section 2, step 5)."""
+    def _targets(self, headers: Sequence[BallotHeader]) -> list[_Target]:
+        """The parameters on which somebody votes, in model order."""
         has_voters = [any(column) for column in zip(*(h.present for h in headers), strict=True)]
         places = iter(zip(self._layout.runs, has_voters, strict=True))
+        targets = []
         for group in self.param_groups:
             lr = float(np.float32(float(group["lr"])))
             for parameter in group["params"]:
                 run, voted = next(places)
-                if voted:
-                    change = update[run.slice].view(parameter.shape).to(parameter)
-                    parameter.add_(change, alpha=-lr)
+                if voted and run.numel:
+                    targets.append(_Target(parameter, run, lr))
+        return targets
 
     # State.
 
@@ -377,3 +396,18 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     def _copy(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.detach().clone().to(self._device)
+
+
+def _apply(run: Run, update: Tensor, targets: Sequence[_Target]) -> None:
+    """p = p - lr * update with lr as float32 and one rounding (design, section 2, step 5)."""
+    first = bisect_right(targets, run.start, key=lambda target: target.run.end)
+    end = bisect_left(targets, run.end, key=lambda target: target.run.start)
+    for parameter, place, lr in targets[first:end]:
+        part = place.within(run)
+        change = update[part.shifted(-run.start).slice].to(parameter)
+        if parameter.is_contiguous():
+            parameter.view(-1)[part.shifted(-place.start).slice].add_(change, alpha=-lr)
+        else:
+            moved = parameter.flatten()
+            moved[part.shifted(-place.start).slice].add_(change, alpha=-lr)
+            parameter.copy_(moved.view(parameter.shape))

@@ -1,6 +1,6 @@
 """A round whose ballots are float32 gradients: the uncompressed baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from compsgd.ballot import BallotHeader
 from compsgd.checks import check_integer
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
+from compsgd.flat import Run
 from compsgd.round_optimizer import Electorate, RoundOptimizer
 from compsgd.vote import mean
 
@@ -51,7 +52,8 @@ class SGD(RoundOptimizer):
         super().compress(worker)
 
     def _make_payload(self, worker: int, gradient: Tensor, present: Sequence[bool]) -> Tensor:
-        return gradient
+        # The caller may go on to use the buffer that the gradients are views of.
+        return gradient.clone() if _is_in_use(gradient, self._parameters()) else gradient
 
     def _blank_payload(self) -> Tensor:
         return torch.zeros(self._layout.numel, device=self._device)
@@ -76,11 +78,11 @@ class SGD(RoundOptimizer):
         self._global.update({"shard_sum": None, "num_added": 0})
         return headers, total
 
-    def _combine(self, electorates: Sequence[Electorate], payloads: Tensor) -> Tensor:
-        for electorate in electorates:
-            total = payloads[electorate.run.slice]
-            total.copy_(mean(total, len(electorate.workers)))
-        return payloads
+    def _combine(
+        self, electorates: Sequence[Electorate], payloads: Tensor
+    ) -> Iterator[tuple[Run, Tensor]]:
+        for run, workers in electorates:
+            yield run, mean(payloads[run.slice], len(workers))
 
     def state_dict(self) -> dict[str, Any]:
         """With the sum as it is now: it grows while the round goes on."""
@@ -101,3 +103,12 @@ class SGD(RoundOptimizer):
                 raise CompsgdError("this state_dict's unfinished sum has another size")
             shard_sum = self._copy(shard_sum)
         return own | {"shard_sum": shard_sum, "num_added": num_added}
+
+
+def _is_in_use(gradient: Tensor, parameters: Sequence[Tensor]) -> bool:
+    storages = {
+        parameter.grad.untyped_storage().data_ptr()
+        for parameter in parameters
+        if parameter.grad is not None and parameter.grad.layout == torch.strided
+    }
+    return gradient.untyped_storage().data_ptr() in storages

@@ -262,13 +262,15 @@ def test_histories_of_a_sweep(experiment):
     # 1437 images in batches of 256 are 6 batches: 2 rounds of 4 workers, the second half empty.
     num_parameters = 64 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10
     # Scatter-reduce: a header and a shard of codes to three others, and a shard of the vote.
-    shard = math.ceil(math.ceil(num_parameters / 4) * 3 / 8)
-    sent = 3 * (24 + 1 + shard + shard)
+    # All in whole words of 4 bytes.
+    shard = 4 * math.ceil(math.ceil(num_parameters / 4) * 3 / 32)
+    sent = 3 * (24 + 4 + shard + shard)
     for history in histories.values():
         assert {name: len(values) for name, values in history.items()} == {
             "avg_epoch_loss_hist": 2, "avg_epoch_acc_hist": 2, "batch_loss_hist": 4,
             "batch_acc_hist": 4, "batch_step_hist": 4, "bin_usage": 4, "test_loss_hist": 2,
             "test_acc_hist": 2, "bytes_sent_hist": 4, "seconds_hist": 4,
+            "compute_seconds_hist": 4,
         }  # fmt: skip
         assert history["bytes_sent_hist"] == [sent] * 4
         assert history["bin_usage"].shape == (4, 9)
@@ -276,7 +278,8 @@ def test_histories_of_a_sweep(experiment):
         assert set(history["bin_usage"].sum(axis=1)) == {num_parameters}
         assert not history["bin_usage"][:, 4].any()
         assert all(0 <= accuracy <= 100 for accuracy in history["test_acc_hist"])
-        assert all(seconds > 0 for seconds in history["seconds_hist"])
+        shares = np.divide(history["compute_seconds_hist"], history["seconds_hist"])
+        assert all(0 < share < 1 for share in shares)
 
 
 def test_weights_belong_to_the_result(experiment):

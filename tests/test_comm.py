@@ -29,7 +29,7 @@ def test_the_kernel_counts_what_the_ledger_records(tmp_path):
         for sent in results.values():
             assert 0 <= sent["kernel"] / sent["ledger"] - 1 < 0.01
         assert results["sgd"]["kernel"] / results["scatter_reduce"]["kernel"] >= 10.5
-        assert results["all_gather"]["ledger"] == 3 * 3 * (25 + -(-3_217_226 * 3 // 8))
+        assert results["all_gather"]["ledger"] == 3 * 3 * (28 + 4 * -(-3_217_226 * 3 // 32))
 
 
 def lone_exchange(num_workers):

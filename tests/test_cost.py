@@ -55,7 +55,7 @@ def test_the_table():
     assert result.exit_code == 0
     rows = [line.split() for line in result.output.splitlines() if line[:1] in {"2", "4"}]
     assert [row[0] for row in rows] == ["2", "4"]
-    assert rows[1][1:] == ["19,303,368", "3,619,455", "5.33x", "1,809,771", "10.67x"]
+    assert rows[1][1:] == ["19,303,368", "3,619,464", "5.33x", "1,809,780", "10.67x"]
     assert "From 22 workers on" in result.output
 
 

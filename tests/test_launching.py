@@ -82,7 +82,7 @@ def test_a_killed_process_is_named():
 
 
 def test_sigterm_leaves_no_process_behind(tmp_path):
-    args = ["--num_workers", "2", "--epochs", "1000", "--log_dir", tmp_path]
+    args = ["--num_workers", "2", "--epochs", "1000", "--compile", "off", "--log_dir", tmp_path]
     command = [sys.executable, str(ROOT / "launch.py"), *map(str, args)]
     launched = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

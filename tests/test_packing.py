@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compsgd import CompsgdError, pack, packed_num_bytes, unpack
+from compsgd.alphabet import ballot_alphabet
+from compsgd.grouping import group_for
 
 ALPHABETS = [(num_bits, zeros) for num_bits in range(1, 9) for zeros in (False, True)]
 
@@ -90,9 +92,34 @@ def test_any_bytes_give_valid_levels_or_an_error(data):
 @pytest.mark.parametrize(("num_bits", "zeros"), ALPHABETS)
 def test_one_element_accepts_exactly_its_alphabet(num_bits, zeros):
     size = packed_num_bytes(1, num_bits, zeros)
-    strings = [list(i.to_bytes(size, "little")) for i in range(256**size)]
-    valid = sum(may_be_packed(data, 1, num_bits, zeros) for data in strings[:1024])
-    assert valid == 2**num_bits + zeros
+    largest = 2 ** (num_bits - 1)
+    alphabet = [level for level in range(-largest, largest + 1) if level or zeros]
+    valid = {tuple(pack(torch.tensor([level]), num_bits, zeros).tolist()) for level in alphabet}
+    assert len(valid) == 2**num_bits + zeros
+    some = torch.randint(256, (1000, size), generator=torch.Generator().manual_seed(0)).tolist()
+    some = [list(i.to_bytes(1, "little")) for i in range(256)] if size == 1 else some
+    for data in [*map(list, valid), *some]:
+        assert may_be_packed(data, 1, num_bits, zeros) == (tuple(data) in valid)
+
+
+@pytest.mark.parametrize("num_bits", range(1, 5))
+def test_every_word_is_a_string_of_symbols_or_refused(num_bits):
+    """The first words of a group in all their values: as many are valid as there are strings."""
+    group = group_for(ballot_alphabet(num_bits, zeros=True))
+    words = torch.arange(1 << group.word_bits, dtype=torch.int32)
+    words = torch.cat([words, words.new_zeros(-words.numel() % 4)])
+    low_bytes, spare_bits = divmod(group.word_bits, 8)
+    packed = torch.zeros(1, group.num_bytes, words.numel(), dtype=torch.uint8)
+    for i in range(low_bytes):
+        packed[0, 8 * i] = (words >> 8 * i) & 255
+    if spare_bits:
+        packed[0, 8 * low_bytes] = words >> 8 * low_bytes
+    assert torch.equal(group.words(packed)[0, 0].to(torch.int32), words)
+    strings = group.decode(packed)[0, ::8].to(torch.int64)
+    assert int(strings[:, : group.num_words].min()) == 0
+    assert int(strings[:, : group.num_words].max()) == group.symbols - 1
+    weights = torch.tensor([group.symbols**i for i in reversed(range(group.digits))])
+    assert torch.equal((strings * weights[:, None]).sum(0), words.to(torch.int64))
 
 
 def test_dirty_padding_is_refused():
@@ -104,7 +131,7 @@ def test_dirty_padding_is_refused():
 
 def test_symbols_outside_the_alphabet_are_refused():
     with pytest.raises(CompsgdError, match="alphabet"):
-        unpack(torch.full((2,), 255, dtype=torch.uint8), 5, 3, zeros=True)
+        unpack(torch.full((2,), 255, dtype=torch.uint8), 4, 3, zeros=True)
 
 
 @pytest.mark.parametrize(

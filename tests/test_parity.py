@@ -25,7 +25,7 @@ CASES["exp"] = ["--binning", "exp", "--num_bits", "5", "--count_usages", "true"]
 CASES["all-gather"] = ["--exchange", "all_gather", "--num_bits", "2"]
 CASES["evaluating"] = ["--batchwise_evaluation", "2", "--shuffle", "false", "--lr", "1e-3", "2e-3"]
 CASES["batch-norm"] = ["--model", "resnet18", "--batch_size", "400"]
-MEASURED = {"seconds_hist"}
+MEASURED = {"seconds_hist", "compute_seconds_hist"}
 
 
 CASES["eight"] = ["--num_workers", "8", "--model", "mlp", "--epochs", "2"]

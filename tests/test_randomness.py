@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compsgd.randomness import break_zeros, derive_key, random_bits
+from compsgd.randomness import (
+    block_coins,
+    break_zeros,
+    derive_key,
+    gather_coins,
+    random_bits,
+    spread_coins,
+)
 
 KEY = derive_key(0, "test")
 COUNT = 1 << 18
@@ -24,7 +31,7 @@ def assert_near_zero_mean(products):
 
 def test_bits_never_change():
     digest = hashlib.sha256(random_bits(derive_key(7, "golden", 3, 1), 100, 10_000).numpy())
-    assert digest.hexdigest() == "17dd417284a031107f349d5b8eed026b2330e4e1e2da68378c41ea4405095151"
+    assert digest.hexdigest() == "7348134cb5934010e43fecc0aeff12085d65986c21bf4e8f6b954f98ee65e269"
 
 
 def test_keys_differ_in_every_part():
@@ -68,6 +75,16 @@ def test_streams_are_no_permutation_of_each_other():
 
 def test_break_zeros_touches_zeros_only():
     levels = torch.tensor([-4, 0, 3, 0, 0, 1], dtype=torch.int16)
-    broken = break_zeros(levels.clone(), KEY, start=50)
-    signs = random_bits(KEY, 50, 6).to(torch.int16) * 2 - 1
-    assert torch.equal(broken, torch.where(levels == 0, signs, levels))
+    bits = random_bits(KEY, 50, 6)
+    broken = break_zeros(levels, bits)
+    assert torch.equal(broken, torch.where(levels == 0, bits.to(torch.int16) * 2 - 1, levels))
+
+
+@given(st.integers(0, 20_000), st.integers(1, 4))
+@settings(max_examples=50, deadline=None)
+def test_coins_hold_the_bits_of_rows(start, num_blocks):
+    found = block_coins(KEY, start, num_blocks)
+    bits = random_bits(KEY, start, num_blocks * 4096).view(num_blocks, 8, 512)
+    assert found.shape == (num_blocks, 512)
+    assert torch.equal(spread_coins(found), bits)
+    assert torch.equal(gather_coins(bits), found)

@@ -1,4 +1,4 @@
-"""The commands: `compsgd train`, launch.py with the same options, `compsgd bytes`."""
+"""The commands: `compsgd train`, launch.py with the same options, `compsgd bytes` and `bench`."""
 
 import sys
 import time
@@ -14,7 +14,9 @@ from compsgd.checks import check_decay, check_lr
 from compsgd.comm.exchange import EXCHANGES
 from compsgd.comm.messages import ElsewhereError
 from compsgd.comm.process_group import Place
+from compsgd.compiling import COMPILE_CHOICES, PAYS_FROM
 from compsgd.errors import CompsgdError
+from compsgd.workers.bench import bench
 from compsgd.workers.byte_table import byte_table
 from compsgd.workers.data import DATASETS
 from compsgd.workers.launching import ChildError, start_processes
@@ -134,6 +136,10 @@ _OPTIONS = [
     _flag("--verify_bytes", default=False,
           help="Read the kernel's own counters around the run and compare them with the ledger."),
     _flag("--strict", default=False, help="A gradient that is not finite ends the run."),
+    _option("--compile", type=click.Choice(COMPILE_CHOICES), default="auto",
+            help="Compile the compression with torch.compile. auto does where it pays: from "
+            f"{PAYS_FROM / 1e9:g} billion parameters x workers x steps on, if there is a C++ "
+            "compiler."),
     _option("--device", type=click.Choice(DEVICES), default="auto",
             help="auto takes a GPU where every process has one."),
     _option("--backend", type=click.Choice(BACKENDS), default="auto",
@@ -201,6 +207,7 @@ def compsgd() -> None:
 
 compsgd.add_command(train)
 compsgd.add_command(byte_table)
+compsgd.add_command(bench)
 
 
 def main() -> NoReturn:

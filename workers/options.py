@@ -52,6 +52,7 @@ class Options:
     one_plot_optimizer: bool
     verify_bytes: bool
     strict: bool
+    compile: str
     device: str
     backend: str
     threads: int | None

@@ -5,8 +5,10 @@ import math
 import os
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 from compsgd.comm.cost import ring_all_reduce
@@ -147,6 +149,10 @@ class Experiment:
             "bytes_per_worker_and_step": bytes_per_step,
             "compression_rate": uncompressed / bytes_per_step if bytes_per_step else None,
             "num_non_finite": result.num_non_finite,
+            "median_round_seconds": median(result.history["seconds_hist"]),
+            "median_compute_share": median(
+                np.divide(result.history["compute_seconds_hist"], result.history["seconds_hist"])
+            ),
             "seconds": result.seconds,
             **result.verified_bytes,
             "weights": str(weights.relative_to(self.path)),

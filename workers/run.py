@@ -9,6 +9,7 @@ import click
 import torch
 from torch import nn
 
+from compsgd.comm import build_exchange
 from compsgd.comm.agreement import check_agreement
 from compsgd.comm.messages import all_succeed
 from compsgd.comm.process_group import Network, Place, connect
@@ -17,6 +18,7 @@ from compsgd.workers.digests import shapes_sha256, versions, weights_sha256
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.models import build_model, normalises_batches
 from compsgd.workers.options import Cell, Options
+from compsgd.workers.preparation import Preparation, prepare_kernels
 from compsgd.workers.progress import Bar, Lines, Silence, cell_name, on_a_terminal
 from compsgd.workers.results import Experiment
 from compsgd.workers.training import CellResult, CellTraining, batch_plan
@@ -46,15 +48,18 @@ def run(options: Options, place: Place) -> None:
         model = build_model(options.model, dataset.image_shape, dataset.num_classes, options.seed)
         all_succeed(network.bookkeeping, lambda: _check_batches(options, dataset, model), _FAILURES)
         check_agreement(network.bookkeeping, _facts(options, dataset, model))
+        preparation = _prepare(options, dataset, model, network, place)
         environment = {
             "processes": place.world_size,
             "device": str(device),
             "backend": backend if place.launched else None,
             "threads": torch.get_num_threads(),
+            "compiled": preparation.is_compiled,
+            "compile_seconds": round(preparation.seconds, 1),
         }
         _on_rank_0(network, lambda: experiment.create(environment))
         for cell in options.cells():
-            result = _train(options, cell, dataset, device, network, place)
+            result = _train(options, cell, dataset, device, network, place, preparation.choice)
             _on_rank_0(network, lambda result=result: experiment.save(result, network.ledger))
         _on_rank_0(network, lambda: _report(experiment))
 
@@ -144,6 +149,26 @@ def _facts(options: Options, dataset: Dataset, model: nn.Module) -> dict[str, st
     }
 
 
+def _prepare(
+    options: Options, dataset: Dataset, model: nn.Module, network: Network, place: Place
+) -> Preparation:
+    """Compiles where it pays; rank 0 says what that took, and all must have come to the same."""
+    preparation = prepare_kernels(
+        options,
+        sum(parameter.numel() for parameter in model.parameters()),
+        batch_plan(options, dataset).num_rounds * options.epochs * len(options.cells()),
+        build_exchange(options.exchange, network.gradient).num_shards,
+        network,
+        place,
+    )
+    check_agreement(
+        network.bookkeeping, {"whether kernels are compiled": str(preparation.is_compiled)}
+    )
+    if place.rank == 0 and preparation.is_compiled:
+        click.echo(f"compiled the kernels in {preparation.seconds:.1f} s")
+    return preparation
+
+
 def _train(
     options: Options,
     cell: Cell,
@@ -151,6 +176,7 @@ def _train(
     device: torch.device,
     network: Network,
     place: Place,
+    compile: str,
 ) -> CellResult:
     name = cell_name(cell, options.has_range)
     num_rounds = batch_plan(options, dataset).num_rounds
@@ -161,7 +187,7 @@ def _train(
     else:
         progress = nullcontext(Lines(name, num_rounds))
     with progress as shown:
-        return CellTraining(options, cell, dataset, device, network, shown).run()
+        return CellTraining(options, cell, dataset, device, network, shown, compile).run()
 
 
 def _report(experiment: Experiment) -> None:

@@ -13,6 +13,7 @@ import compsgd
 from compsgd.comm import build_exchange
 from compsgd.comm.agreement import check_agreement
 from compsgd.comm.process_group import Network
+from compsgd.gradients import FlatGradients
 from compsgd.history import History
 from compsgd.randomness import derive_key
 from compsgd.round_optimizer import RoundOptimizer
@@ -58,6 +59,7 @@ class _Recorder:
     batch: list[Score] = field(default_factory=list)
     batch_step: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    compute_seconds: list[float] = field(default_factory=list)
 
     def as_history(self, bytes_sent: list[int], bin_counts: list[Any]) -> History:
         return {
@@ -71,6 +73,7 @@ class _Recorder:
             "test_acc_hist": [score.accuracy for score in self.test],
             "bytes_sent_hist": bytes_sent,
             "seconds_hist": self.seconds,
+            "compute_seconds_hist": self.compute_seconds,
         }
 
 
@@ -85,6 +88,7 @@ class CellTraining:
         device: torch.device,
         network: Network,
         progress: Progress,
+        compile: str,
     ) -> None:
         self._options = options
         self._cell = cell
@@ -96,7 +100,8 @@ class CellTraining:
         model = build_model(options.model, dataset.image_shape, dataset.num_classes, options.seed)
         self._model: nn.Module = model.to(device).train()
         self._exchange = build_exchange(options.exchange, network.gradient)
-        self._optimizer = build_optimizer(options, cell, self._model, self._exchange)
+        self._optimizer = build_optimizer(options, cell, self._model, self._exchange, compile)
+        self._gradients = FlatGradients(self._model.parameters())
         self._buffers = WorkerZeroBuffers(self._model, network.bookkeeping)
         self._recorder = _Recorder()
         self._byte_check = ByteCheck(network) if options.verify_bytes else None
@@ -150,12 +155,16 @@ class CellTraining:
     def _round(self, order: Tensor, round_: int) -> dict[int, BatchScore]:
         """Every hosted worker's gradient, then one joint step; the scores by slot."""
         scores = {}
+        compute_seconds = 0.0
         self._buffers.begin_round()
         for slot, worker in enumerate(self._exchange.hosted):
             index = self._plan.batch(order, round_, worker)
             if index is not None:
+                began = time.perf_counter()
                 scores[slot] = self._work(worker, index)
+                compute_seconds += time.perf_counter() - began
                 self._optimizer.compress(slot)
+        self._recorder.compute_seconds.append(compute_seconds)
         self._buffers.end_round()
         # A worker without a batch must not find the gradients of another one.
         self._optimizer.zero_grad()
@@ -165,12 +174,13 @@ class CellTraining:
     def _work(self, worker: int, index: Tensor) -> BatchScore:
         """Forward and backward of one worker's batch."""
         images, labels = self._dataset.train.batch(index, self._device)
-        self._optimizer.zero_grad()
+        self._gradients.begin()
         torch.manual_seed(
             derive_key(self._options.seed, "forward pass", self._optimizer.round, worker)
         )
         loss, score = batch_loss(self._model(images), labels)
         loss.backward()
+        self._gradients.end()
         self._buffers.end_forward(worker)
         return score
 
@@ -229,9 +239,9 @@ def batch_plan(options: Options, dataset: Dataset) -> BatchPlan:
 
 
 def build_optimizer(
-    options: Options, cell: Cell, model: nn.Module, exchange: compsgd.Exchange
+    options: Options, cell: Cell, model: nn.Module, exchange: compsgd.Exchange, compile: str
 ) -> RoundOptimizer:
-    """The optimizer of a cell over the model's named parameters."""
+    """The optimizer of a cell over the model's named parameters; `compile` is "on" or "off"."""
     lr, _ = cell
     shared: dict[str, Any] = {"exchange": exchange, "strict": options.strict}
     if options.optimizer == "sgd":
@@ -240,6 +250,7 @@ def build_optimizer(
         "rand_zero": options.rand_zero,
         "count_usages": options.count_usages,
         "seed": options.seed,
+        "compile": compile,
     }
     if options.optimizer == "sign_sgd":
         return compsgd.SignSGD(model.named_parameters(), lr, **shared)

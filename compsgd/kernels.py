@@ -1,0 +1,229 @@
+"""The hot path on rows: gradients to ballots, ballots to an update (design, sections 2 and 9).
+
+Plain torch, without masks, indexing or anything that depends on the data, so that the same source
+runs eagerly and through torch.compile. Shapes are those of `compsgd.pieces`: (blocks, rows,
+columns), the rows of elements or of bytes of a group.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from compsgd.alphabet import (
+    Alphabet,
+    codes_to_levels,
+    levels_to_codes,
+    magnitudes_to_codes,
+    raised_levels,
+)
+from compsgd.binning import discretise, discretise_sign, update_range
+from compsgd.grouping import group_for, in_all_lanes
+from compsgd.randomness import break_zeros, spread_coins
+from compsgd.vote import mean, vote
+
+
+def range_codes(
+    out: Tensor,
+    gradient: Tensor,
+    maximum: Tensor,
+    minimum: Tensor,
+    decays: Tensor,
+    coins: Tensor | None,
+    *,
+    alphabet: Alphabet,
+    num_bits: int,
+    binning: str,
+) -> Tensor:
+    """Updates the range in place and writes the codes of the gradient within it.
+
+    Args:
+        out: rows of elements, alphabet.code_dtype, where they are written.
+        gradient, maximum, minimum: float32 rows of elements.
+        decays: float32, (decay_max, decay_min).
+        coins: uint8 (blocks, columns), the signs of levels 0; None where zeros are kept.
+        alphabet, num_bits, binning: of the ballot.
+
+    Returns:
+        out, as all that write into one.
+    """
+    update_range(maximum, minimum, gradient, *decays.unbind())
+    magnitude, sign = discretise(gradient, maximum, minimum, num_bits, binning)
+    return out.copy_(magnitudes_to_codes(magnitude, sign, _bits(coins), alphabet))
+
+
+def sign_codes(
+    out: Tensor, gradient: Tensor, coins: Tensor | None, *, alphabet: Alphabet
+) -> Tensor:
+    """Writes the codes of the gradient's signs; arguments as those of range_codes."""
+    return out.copy_(magnitudes_to_codes(*discretise_sign(gradient), _bits(coins), alphabet))
+
+
+def pack_codes(out: Tensor, codes: Tensor, live: Tensor | None, *, alphabet: Alphabet) -> Tensor:
+    """Packs rows of codes.
+
+    Args:
+        out: uint8 rows of bytes, where they are written.
+        codes: rows of elements, alphabet.code_dtype.
+        live: uint8, 0 where there is no element, which packs as code 0; None where all are there.
+        alphabet: of the codes.
+    """
+    return out.copy_(group_for(alphabet).encode(codes if live is None else codes * live))
+
+
+def add_ballots(
+    raised: Tensor | None, ballots: Sequence[Tensor], weights: Tensor, *, alphabet: Alphabet
+) -> Tensor:
+    """Adds up level + L, which is never negative, of those who vote.
+
+    Args:
+        raised: the sum of ballots that came before, int32 rows of elements.
+        ballots: uint8 rows of bytes of each worker.
+        weights: int32, shape (len(ballots),): -1 for those who vote and else 0.
+        alphabet: of the ballots, L its largest level.
+
+    Returns:
+        int32 rows of elements.
+    """
+    rows = _add_up(ballots, weights, alphabet)
+    total = rows[0] if len(rows) == 1 else torch.cat(rows, 1)
+    return total if raised is None else raised + total
+
+
+def tally_update(
+    out: Tensor,
+    raised: Tensor | None,
+    ballots: Sequence[Tensor],
+    weights: Tensor,
+    num_voters: Tensor,
+    coins: Tensor | None,
+    *,
+    alphabet: Alphabet,
+    is_vote: bool,
+) -> Tensor:
+    """What a round moves parameters by, before lr: the vote, or the exact mean of the levels.
+
+    Args:
+        out: float32 rows of elements, where it is written.
+        raised, ballots, weights, alphabet: as in add_ballots.
+        num_voters: float32 scalar, how many vote.
+        coins: as in range_codes, for ties; None where there is nothing to break.
+        is_vote: whether to vote, or to take the mean.
+
+    """
+    args = raised, ballots, weights, num_voters, coins
+    tally = _tally(*args, alphabet, is_vote)
+    return out.copy_(tally if is_vote else mean(tally, num_voters))
+
+
+def tally_codes(
+    out: Tensor,
+    raised: Tensor | None,
+    ballots: Sequence[Tensor],
+    weights: Tensor,
+    num_voters: Tensor,
+    coins: Tensor | None,
+    *,
+    alphabet: Alphabet,
+    tally_alphabet: Alphabet,
+    is_vote: bool,
+) -> Tensor:
+    """Writes the vote, or the sum of the levels, as codes of its own alphabet into rows of
+    tally_alphabet.code_dtype. Other arguments as in tally_update."""
+    args = raised, ballots, weights, num_voters, coins
+    return out.copy_(levels_to_codes(_tally(*args, alphabet, is_vote), tally_alphabet))
+
+
+def read_tally(
+    out: Tensor, packed: Tensor, num_voters: Tensor, *, alphabet: Alphabet, is_vote: bool
+) -> Tensor:
+    """The inverse of pack_codes(tally_codes); writes into `out` and returns what tally_update
+    would have."""
+    tally = codes_to_levels(group_for(alphabet).decode(packed), alphabet)
+    return out.copy_(tally if is_vote else mean(tally, num_voters))
+
+
+def invalid_words(ballots: Sequence[Tensor], *, alphabet: Alphabet) -> Tensor:
+    """Whether some ballot holds what is no symbol: a scalar, 0 if none does.
+
+    Args:
+        ballots: uint8 rows of bytes.
+        alphabet: of the ballots.
+    """
+    group = group_for(alphabet)
+    # Each by itself: compiled code that read all of them in one loop would run out of cache ways.
+    found = [group.overflow(ballot.view(torch.int32)).amax() for ballot in ballots]
+    return torch.stack(found).amax()
+
+
+def _bits(coins: Tensor | None) -> Tensor | None:
+    return None if coins is None else spread_coins(coins)
+
+
+def _tally(
+    raised: Tensor | None,
+    ballots: Sequence[Tensor],
+    weights: Tensor,
+    num_voters: Tensor,
+    coins: Tensor | None,
+    alphabet: Alphabet,
+    is_vote: bool,
+) -> Tensor:
+    """The vote on each element as float32, or the sum S of its levels as int32."""
+    raised = add_ballots(raised, ballots, weights, alphabet=alphabet)
+    level_sum = raised - (num_voters * alphabet.largest).to(torch.int32)
+    if not is_vote:
+        return level_sum
+    voted = vote(level_sum, num_voters)
+    bits = _bits(coins)
+    return voted if bits is None else break_zeros(voted, bits)
+
+
+def _add_up(ballots: Sequence[Tensor], weights: Tensor, alphabet: Alphabet) -> list[Tensor]:
+    """Sums of level + largest of those who vote, by digits: int32 (blocks, 8, columns) each."""
+    group = group_for(alphabet)
+    if group.is_laned:
+        return [_add_lanes(ballots, weights.unbind(), alphabet)]
+    sums: list[Tensor] = []
+    for ballot, weight in zip(ballots, weights.unbind(), strict=True):
+        words = group.words(ballot)
+        if group.digits == 1:
+            quotients = [raised_levels(words, alphabet) & weight]
+        else:
+            quotients = group.quotients(words.to(torch.int32) & weight)
+        sums = [a + b for a, b in zip(sums, quotients, strict=True)] if sums else quotients
+    return group.digits_of(sums)
+
+
+def _add_lanes(ballots: Sequence[Tensor], weights: Sequence[Tensor], alphabet: Alphabet) -> Tensor:
+    """The same, four elements at once: each int32 holds four sums of a byte, as many ballots at a
+    time as cannot overflow it."""
+    at_once = 255 // (2 * alphabet.largest)
+    total = None
+    for first in range(0, len(ballots), at_once):
+        some = slice(first, first + at_once)
+        lanes = _lane_sums(ballots[some], weights[some], alphabet)
+        part = torch.stack(lanes, 1).view(torch.uint8).to(torch.int32)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _lane_sums(
+    ballots: Sequence[Tensor], weights: Sequence[Tensor], alphabet: Alphabet
+) -> list[Tensor]:
+    group = group_for(alphabet)
+    sums: list[Tensor] = []
+    top_sums: list[Tensor] = []
+    top = in_all_lanes(alphabet.largest)
+    for ballot, weight in zip(ballots, weights, strict=True):
+        codes = group.lanes(ballot.view(torch.int32) & weight)
+        # Where zeros are broken, codes of positive levels have the top bit and count one more.
+        tops = [code & top for code in codes]
+        sums = [a + b for a, b in zip(sums, codes, strict=True)] if sums else codes
+        top_sums = [a + b for a, b in zip(top_sums, tops, strict=True)] if top_sums else tops
+    if alphabet.zeros:
+        return sums
+    shift = alphabet.largest.bit_length() - 1
+    ones = in_all_lanes(255 >> shift)
+    return [a + ((b >> shift) & ones) for a, b in zip(sums, top_sums, strict=True)]

@@ -1,0 +1,151 @@
+"""How a vector lies in blocks of rows: what the kernels work on (design, sections 3 and 9).
+
+A vector is cut into blocks of 512 groups. What remains is the tail: one narrower block of its
+whole groups, then one group in part. Inside a block the elements that share a byte lie in one
+column: rows of contiguous elements meet in vector operations. Nothing is padded but the last byte.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compsgd.alphabet import Alphabet
+from compsgd.flat import Run
+from compsgd.grouping import LANES, Group, group_for
+
+BLOCK_COLUMNS = 512
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some blocks, or the tail, of a vector: its elements, and its bytes in the packed whole.
+
+    The methods come in pairs that undo each other: from the piece's part of a vector to rows, and
+    back. Rows of blocks are views; those of a tail are copies, filled up with zeros to whole lanes,
+    or, if it `is_filled`, to as many whole blocks as compiled code can count.
+    """
+
+    elements: Run
+    bytes: Run
+    group: Group
+    is_tail: bool
+    is_filled: bool = False
+
+    @property
+    def num_blocks(self) -> int:
+        """The first size of rows."""
+        if self.is_tail:
+            return 2 if self.is_filled else 1
+        return self.elements.numel // (BLOCK_COLUMNS * self.group.num_elements)
+
+    def rows(self, flat: Tensor) -> Tensor:
+        """Elements, shape (elements.numel,), to (blocks, group.num_elements, columns)."""
+        if not self.is_tail:
+            return flat.view(self.num_blocks, self.group.num_elements, BLOCK_COLUMNS)
+        groups, part = self._tail
+        rows = flat.new_zeros(self.num_blocks, self.group.num_elements, self._tail_columns)
+        whole = groups * self.group.num_elements
+        rows[0, :, :groups] = flat[:whole].view(self.group.num_elements, groups)
+        if part:
+            rows[0, self.group.part_rows(part), groups] = flat[whole:]
+        return rows
+
+    def flat(self, rows: Tensor) -> Tensor:
+        """The inverse of rows."""
+        if not self.is_tail:
+            return rows.view(-1)
+        groups, part = self._tail
+        whole = rows[0, :, :groups].flatten()
+        if not part:
+            return whole
+        return torch.cat([whole, rows[0, self.group.part_rows(part), groups]])
+
+    def byte_rows(self, packed: Tensor) -> Tensor:
+        """uint8, shape (bytes.numel,), to (blocks, group.num_bytes, columns)."""
+        if not self.is_tail:
+            return packed.view(self.num_blocks, self.group.num_bytes, BLOCK_COLUMNS)
+        groups, part = self._tail
+        rows = packed.new_zeros(self.num_blocks, self.group.num_bytes, self._tail_columns)
+        whole = groups * self.group.num_bytes
+        rows[0, :, :groups] = packed[:whole].view(self.group.num_bytes, groups)
+        if part:
+            rows[0, self.group.part_byte_rows(part), groups] = packed[whole:]
+        return rows
+
+    def flat_bytes(self, rows: Tensor) -> Tensor:
+        """The inverse of byte_rows."""
+        if not self.is_tail:
+            return rows.view(-1)
+        groups, part = self._tail
+        whole = rows[0, :, :groups].flatten()
+        if not part:
+            return whole
+        return torch.cat([whole, rows[0, self.group.part_byte_rows(part), groups]])
+
+    def live(self, device: torch.device) -> Tensor | None:
+        """1 where a row's element is there and 0 where a tail is filled up; uint8. None for
+        blocks, which are whole."""
+        if not self.is_tail:
+            return None
+        return self.rows(torch.ones(self.elements.numel, dtype=torch.uint8, device=device))
+
+    def last_group(self, packed: Tensor) -> tuple[Tensor, list[int]]:
+        """The group in part at the end of some tails, as rows of bytes of one column and more; and
+        the rows of its elements.
+
+        Args:
+            packed: uint8, shape (tails, bytes.numel).
+        """
+        _, part = self._tail
+        byte_rows = self.group.part_byte_rows(part)
+        rows = packed.new_zeros(packed.shape[0], self.group.num_bytes, LANES)
+        rows[:, byte_rows, 0] = packed[:, packed.shape[1] - len(byte_rows) :]
+        return rows, self.group.part_rows(part)
+
+    @property
+    def _tail(self) -> tuple[int, int]:
+        """Whole groups, and the elements of the group in part."""
+        return divmod(self.elements.numel, self.group.num_elements)
+
+    @property
+    def _tail_columns(self) -> int:
+        if self.is_filled:
+            return BLOCK_COLUMNS
+        groups, part = self._tail
+        columns = groups + (1 if part else 0)
+        return -(-columns // LANES) * LANES
+
+
+def packed_size(numel: int, alphabet: Alphabet) -> int:
+    """Bytes that `numel` levels of any alphabet take."""
+    group = group_for(alphabet)
+    groups, part = divmod(numel, group.num_elements)
+    return groups * group.num_bytes + len(group.part_byte_rows(part))
+
+
+def shard_size(numel: int, alphabet: Alphabet) -> int:
+    """Bytes that a shard of `numel` levels takes on the wire: whole 32-bit words, so that several
+    can lie in one tensor and be read as words."""
+    return -(-packed_size(numel, alphabet) // LANES) * LANES
+
+
+def pieces(
+    numel: int, alphabet: Alphabet, max_numel: int, fill_tail: bool = False
+) -> Iterator[Piece]:
+    """Cuts a vector of levels into pieces of at most about `max_numel` elements that can be packed
+    one by one: of equal size, then one of fewer blocks, then the tail."""
+    group = group_for(alphabet)
+    block_numel = BLOCK_COLUMNS * group.num_elements
+    block_bytes = BLOCK_COLUMNS * group.num_bytes
+    num_blocks = numel // block_numel
+    step = max(1, max_numel // block_numel)
+    for first in range(0, num_blocks, step):
+        end = min(first + step, num_blocks)
+        elements = Run(first * block_numel, end * block_numel)
+        yield Piece(elements, Run(first * block_bytes, end * block_bytes), group, is_tail=False)
+    if numel % block_numel:
+        elements = Run(num_blocks * block_numel, numel)
+        its_bytes = Run(num_blocks * block_bytes, packed_size(numel, alphabet))
+        yield Piece(elements, its_bytes, group, is_tail=True, is_filled=fill_tail)

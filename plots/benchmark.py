@@ -1,0 +1,63 @@
+"""What `compsgd bench codec` measured, as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from compsgd.plots.style import add_legend, grid_shape, line_style, new_figure, save_figure
+
+Record = dict[str, Any]
+
+
+def codec_figure(records: Sequence[Record]) -> Figure:
+    """Encoding, and each number of voters, in an axis: copies over elements.
+
+    Args:
+        records: the measurements, as `compsgd bench codec --json` writes them.
+    """
+    voters = list(dict.fromkeys(count for record in records for count in record["votes"]))
+    panels = ["encode", *voters]
+    figure, axes = new_figure(*grid_shape(len(panels)), "Time of the codec in float32 copies")
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw_panel(axis, records, panel)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    add_legend(figure, axes)
+    return figure
+
+
+def draw_codec_benchmark(records: Sequence[Record], path: Path) -> Path:
+    """codec_figure as a file, PNG, PDF or SVG by its ending."""
+    return save_figure(codec_figure(records), path)
+
+
+def _draw_panel(axis: Axes, records: Sequence[Record], panel: Any) -> None:
+    lines: dict[str, list[Record]] = {}
+    for record in records:
+        lines.setdefault(_label(record), []).append(record)
+    for i, (label, points) in enumerate(lines.items()):
+        figures = [_figures(record, panel) for record in points]
+        sizes = [record["numel"] for record in points]
+        copies = [one["copies"] for one in figures]
+        axis.plot(sizes, copies, label=label, marker=".", **line_style(i))
+    limits = [_figures(record, panel)["limit_copies"] for record in records]
+    axis.axhspan(min(limits), max(limits), color="0.85", label="traffic-only limit", zorder=0)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_title("encode" if panel == "encode" else f"vote on {panel}", fontsize="medium")
+    axis.set_xlabel("elements")
+    axis.set_ylabel("float32 copies")
+    axis.grid(visible=True, which="both", alpha=0.3)
+
+
+def _label(record: Record) -> str:
+    mode = "" if record["compile"] == "on" else ", eager"
+    return f"{record['num_bits']} bits, {record['binning']}, zeros {record['zeros']}{mode}"
+
+
+def _figures(record: Record, panel: Any) -> dict[str, float]:
+    figures: dict[str, float] = record["encode"] if panel == "encode" else record["votes"][panel]
+    return figures

@@ -1,0 +1,196 @@
+"""Compiled kernels send the same bytes and make the same update as eager ones."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import compsgd
+from compsgd import compiling
+from compsgd.alphabet import ballot_alphabet
+from compsgd.compiling import Kernels, pays
+from compsgd.grouping import group_for
+from compsgd.kernels import range_codes
+from compsgd.pieces import BLOCK_COLUMNS
+
+pytestmark = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler for torch.compile"
+)
+
+ALPHABETS = [(num_bits, rand_zero) for num_bits in range(1, 9) for rand_zero in (True, False)]
+
+
+class Spy(compsgd.InProcessExchange):
+    """Keeps what would have been sent; cut into shards as if by several processes."""
+
+    def __init__(self, num_workers, num_shards):
+        super().__init__(num_workers)
+        self.num_shards = num_shards
+        self.sent = []
+
+    def distribute(self, ballots, logical_num_bytes):
+        self.sent.append(ballots.clone())
+        return super().distribute(ballots, logical_num_bytes)
+
+    def collect(self, result, logical_num_bytes):
+        self.sent.append(result.clone())
+        return result.expand(self.num_shards, -1)
+
+
+def numel_for(num_bits, rand_zero, num_shards):
+    """Two pieces of blocks and a tail in every shard, whose starts lie across blocks."""
+    group = group_for(ballot_alphabet(num_bits, not rand_zero))
+    return num_shards * (3 * group.num_elements * BLOCK_COLUMNS + 1234)
+
+
+def run(compile, optimizer, num_shards, numel, **settings):
+    """Three rounds of two workers, one of which has no gradient for the first parameter."""
+    generator = torch.Generator().manual_seed(1)
+    parameters = [torch.zeros(5000), torch.zeros(numel - 5000)]
+    exchange = Spy(2, num_shards)
+    one = optimizer(parameters, 0.01, exchange=exchange, compile=compile, **settings)
+    for round_ in range(3):
+        for worker in range(2):
+            for parameter in parameters:
+                gradient = torch.randn(parameter.shape, generator=generator)
+                parameter.grad = gradient * (gradient.abs() > 0.3)
+            if (round_, worker) == (1, 1):
+                parameters[0].grad = None
+            one.compress(worker)
+        one.step()
+    assert one.kernels.is_compiled == (compile == "on")
+    return [*exchange.sent, *parameters, *one.bin_counts]
+
+
+def assert_same(optimizer, num_shards, numel, monkeypatch, **settings):
+    # Small pieces, so that there are several.
+    monkeypatch.setattr(compiling, "PIECE_NUMEL", 1 << 14)
+    eager, compiled = (
+        run(compile, optimizer, num_shards, numel, count_usages=True, **settings)
+        for compile in ("off", "on")
+    )
+    assert len(eager) == len(compiled) > 5
+    for ours, theirs in zip(compiled, eager, strict=True):
+        assert torch.equal(torch.as_tensor(ours), torch.as_tensor(theirs))
+
+
+@pytest.mark.parametrize(("num_bits", "rand_zero"), ALPHABETS)
+def test_same_bytes_for_every_alphabet(num_bits, rand_zero, monkeypatch):
+    numel = numel_for(num_bits, rand_zero, 1)
+    settings = {"num_bits": num_bits, "rand_zero": rand_zero, "decay_max": 0.9, "decay_min": 0.7}
+    assert_same(compsgd.CompressedSGDVote, 1, numel, monkeypatch, **settings)
+
+
+@pytest.mark.parametrize("rand_zero", [True, False])
+@pytest.mark.parametrize("optimizer", [compsgd.CompressedSGD, compsgd.CompressedSGDVote])
+def test_same_bytes_in_shards(optimizer, rand_zero, monkeypatch):
+    numel = numel_for(3, rand_zero, 3)
+    assert_same(optimizer, 3, numel, monkeypatch, rand_zero=rand_zero)
+
+
+def test_same_bytes_of_signs(monkeypatch):
+    assert_same(compsgd.SignSGD, 1, 20_000, monkeypatch)
+
+
+@pytest.mark.parametrize("rand_zero", [True, False])
+def test_more_workers_than_one_call_takes(rand_zero):
+    results = []
+    for compile in ("off", "on"):
+        generator = torch.Generator().manual_seed(0)
+        parameter = torch.zeros(50_000)
+        optimizer = compsgd.CompressedSGDVote(
+            [parameter], 0.1, num_bits=4, num_workers=18, rand_zero=rand_zero, compile=compile
+        )
+        for worker in range(18):
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.compress(worker)
+        optimizer.step()
+        results.append(parameter)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("rand_zero", [True, False])
+def test_exp_moves_only_values_on_an_edge(rand_zero):
+    num_bits = 4
+    alphabet = ballot_alphabet(num_bits, not rand_zero)
+    rows = group_for(alphabet).num_elements
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(2, rows, BLOCK_COLUMNS, generator=generator) * 1e-2
+    coins = torch.zeros(2, BLOCK_COLUMNS, dtype=torch.uint8) if rand_zero else None
+    codes, bounds = [], []
+    for compiled in (False, True):
+        maximum = torch.full_like(gradient, 2e-2)
+        bounds.append((maximum, -maximum))
+        out = torch.empty_like(gradient, dtype=alphabet.code_dtype)
+        args = out, gradient, *bounds[-1], torch.tensor([0.99, 0.99]), coins
+        settings = {"alphabet": alphabet, "num_bits": num_bits, "binning": "exp"}
+        codes.append(Kernels(compiled).run(range_codes, 2, *args, **settings).to(torch.int32))
+    for ours, theirs in zip(*bounds, strict=True):
+        assert torch.equal(ours, theirs)
+    bound = torch.where(gradient > 0, *bounds[0]).abs()
+    share = (gradient.abs() + 1.0001).double().log() / (bound + 1.0001).double().log()
+    position = share * 2 ** (num_bits - 1)
+    inside = (position - position.round()).abs() > 1e-6 * position.clamp(min=1)
+    assert inside.double().mean() > 0.9
+    assert torch.equal(codes[0][inside], codes[1][inside])
+    assert (codes[0] - codes[1]).abs().max() <= 1
+
+
+def test_the_rule_of_auto():
+    assert pays(3_217_226, 4, 235)
+    assert not pays(18_000, 4, 300)
+    assert pays(2_000_000, 1)
+    assert not pays(1_999_999, 1)
+    parameter = torch.zeros(1_000_000)
+    for num_workers, compiled in ((1, False), (2, True)):
+        optimizer = compsgd.SignSGD([parameter], 0.1, num_workers=num_workers)
+        assert optimizer.kernels.is_compiled == compiled
+    assert not compsgd.SignSGD([parameter], 0.1, num_workers=2, compile="off").kernels.is_compiled
+
+
+NO_COMPILER = """
+import logging, sys, torch, compsgd
+logging.basicConfig(format="%(message)s")
+parameter = torch.zeros(50_000)
+optimizer = compsgd.SignSGD([parameter], 0.1, compile=sys.argv[1], num_workers=40)
+parameter.grad = torch.ones(50_000)
+try:
+    for _ in range(3):
+        optimizer.compress(0)
+        optimizer.step()
+except compsgd.CompsgdError as error:
+    print("error:", error)
+print(parameter.sum().item())
+"""
+
+
+@pytest.mark.parametrize(("compile", "moved"), [("auto", -15_000.0), ("on", 0.0)])
+def test_without_a_compiler(compile, moved, tmp_path: Path):
+    environment = os.environ | {
+        "CXX": "/does/not/exist",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", NO_COMPILER, compile],
+        env=environment, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert float(done.stdout.splitlines()[-1]) == pytest.approx(moved, rel=1e-4)
+    if compile == "auto":
+        assert done.stderr.count("going on without it") == 1
+    else:
+        assert "error: torch.compile fails here" in done.stdout
+        assert 'compile="off"' in done.stdout
+
+
+def test_a_mistake_in_a_kernel_is_not_taken_for_a_missing_compiler(caplog):
+    def broken(tensor: torch.Tensor) -> torch.Tensor:
+        raise ValueError("a mistake")
+
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="a mistake"):
+        Kernels(compiled=False).run(broken, 2, torch.zeros(2))
+    assert not caplog.records
