@@ -59,16 +59,9 @@ def sign_codes(
     return out.copy_(magnitudes_to_codes(*discretise_sign(gradient), _bits(coins), alphabet))
 
 
-def pack_codes(out: Tensor, codes: Tensor, live: Tensor | None, *, alphabet: Alphabet) -> Tensor:
-    """Packs rows of codes.
-
-    Args:
-        out: uint8 rows of bytes, where they are written.
-        codes: rows of elements, alphabet.code_dtype.
-        live: uint8, 0 where there is no element, which packs as code 0; None where all are there.
-        alphabet: of the codes.
-    """
-    return out.copy_(group_for(alphabet).encode(codes if live is None else codes * live))
+def pack_codes(out: Tensor, codes: Tensor, *, alphabet: Alphabet) -> Tensor:
+    """Packs rows of codes, alphabet.code_dtype, into `out`, uint8 rows of bytes."""
+    return out.copy_(group_for(alphabet).encode(codes))
 
 
 def add_ballots(

@@ -16,9 +16,10 @@ from compsgd.checks import check_choice, check_flag, check_num_bits
 from compsgd.compiling import BALLOTS_AT_ONCE, COMPILE_CHOICES, Kernels, pays
 from compsgd.exchange import Exchange
 from compsgd.flat import Run, shard_numel, shard_run
+from compsgd.grouping import LANES
 from compsgd.integrity import check_received
 from compsgd.kernels import add_ballots, pack_codes, read_tally, tally_codes, tally_update
-from compsgd.pieces import BLOCK_COLUMNS, Piece, packed_size, shard_size
+from compsgd.pieces import Piece, packed_size, shard_size
 from compsgd.randomness import (
     BREAK_TIE,
     BREAK_ZERO,
@@ -42,6 +43,8 @@ class LevelOptimizer(RoundOptimizer):
 
     is_vote: bool
     _rows: Tensor | None = None
+    _codes: Tensor | None = None
+    _update: Tensor | None = None
     _kept_attributes = (
         *RoundOptimizer._kept_attributes,
         "num_bits",
@@ -51,7 +54,6 @@ class LevelOptimizer(RoundOptimizer):
         "count_usages",
         "compile",
         "_kernels",
-        "_scratches",
         "bin_counts",
     )
 
@@ -76,7 +78,6 @@ class LevelOptimizer(RoundOptimizer):
         self.compile = check_choice("compile", compile, COMPILE_CHOICES)
         self.bin_counts: list[npt.NDArray[np.int64]] = []
         self._kernels: Kernels | None = None
-        self._scratches: dict[torch.dtype, Tensor] = {}
         super().__init__(
             params, lr, seed=seed, num_workers=num_workers, exchange=exchange, strict=strict
         )
@@ -118,6 +119,11 @@ class LevelOptimizer(RoundOptimizer):
         return self._kernels
 
     @property
+    def scratch_bytes(self) -> int:
+        """Memory kept from round to round beside the ranges and the packed ballots."""
+        return sum(kept.nbytes for kept in (self._codes, self._update) if kept is not None)
+
+    @property
     def _alphabet(self) -> Alphabet:
         return ballot_alphabet(self.num_bits, self.zeros)
 
@@ -129,17 +135,21 @@ class LevelOptimizer(RoundOptimizer):
     # A gradient becomes a ballot.
 
     def _make_payload(self, worker: int, gradient: Tensor, present: Sequence[bool]) -> Tensor:
+        """1. The codes of the whole vector. 2. Packed, shard by shard."""
         absent = self._layout.absent_runs(present)
         key = derive_key(self.seed, BREAK_ZERO, self.round, worker)
+        codes = self._code_buffer()
+        for piece, run, coins in self._pieces_with_coins(Run(0, self._layout.numel), key):
+            absent_here = [part for a in absent if (part := a.within(run)).numel]
+            place = codes[run.slice]
+            out = piece.rows(place)
+            self._make_codes(out, worker, gradient, piece, run, absent_here, coins)
+            if piece.is_tail:
+                place.copy_(piece.flat(out))
         payload = self._row(self.exchange.hosted.index(worker))[:, self._header_num_bytes() :]
         for shard, packed in enumerate(payload):
             whole = shard_run(self._layout.numel, self.exchange.num_shards, shard)
-            for piece, run, coins in self._pieces_with_coins(whole, key):
-                absent_here = [part for a in absent if (part := a.within(run)).numel]
-                out = self._scratch(piece, self._alphabet.code_dtype)
-                codes = self._make_codes(out, worker, gradient, piece, run, absent_here, coins)
-                self._pack(packed, piece, codes, self._alphabet)
-            packed[packed_size(whole.numel, self._alphabet) :] = 0
+            self._pack(packed, codes[whole.slice], self._alphabet)
         return payload
 
     def _row(self, slot: int) -> Tensor:
@@ -240,7 +250,7 @@ class LevelOptimizer(RoundOptimizer):
         """This process counts everything."""
         whole = Run(0, self._layout.numel)
         for piece, run, coins in self._pieces_with_coins(whole, self._tie_key()):
-            out = self._scratch(piece, torch.float32)
+            out = self._scratch(piece)
             tally = functools.partial(self._tally_piece, tally_update, piece, payloads, coins, out)
             yield piece, run, self._by_electorate(piece, run, electorates, tally)
 
@@ -249,25 +259,34 @@ class LevelOptimizer(RoundOptimizer):
         shard, alphabet = self._own_shard(), self._tally_alphabet
         codes = torch.empty(shard.numel, dtype=alphabet.code_dtype, device=self._device)
         for piece, run, coins in self._pieces_with_coins(shard, self._tie_key()):
-            out = self._scratch(piece, alphabet.code_dtype)
+            place = codes[piece.elements.slice]
+            out = piece.rows(place)
             tally = functools.partial(self._tally_piece, tally_codes, piece, payloads, coins, out)
             rows = self._by_electorate(piece, run, electorates, tally)
-            codes[piece.elements.slice] = piece.flat(rows)
+            if piece.is_tail or rows is not out:
+                place.copy_(piece.flat(rows))
         num_bytes = self._shard_size(alphabet, self.exchange.num_shards)
-        packed = torch.zeros(num_bytes, dtype=torch.uint8, device=self._device)
-        for piece in self.kernels.pieces(shard.numel, alphabet):
-            rows = piece.rows(codes[piece.elements.slice])
-            self._pack(packed, piece, rows, alphabet)
+        packed = torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
+        self._pack(packed, codes, alphabet)
         return packed
 
-    def _pack(self, packed: Tensor, piece: Piece, codes: Tensor, alphabet: Alphabet) -> None:
-        """Writes a piece's codes to its place in the packed whole."""
-        place = packed[piece.bytes.slice]
-        out = piece.byte_rows(place)
-        args = out, codes, piece.live(self._device)
-        self.kernels.run(pack_codes, piece.num_blocks, *args, alphabet=alphabet)
-        if piece.is_tail:
-            place.copy_(piece.flat_bytes(out))
+    def _pack(self, packed: Tensor, codes: Tensor, alphabet: Alphabet) -> None:
+        """Packs the codes of a shard, and clears what its place has beyond."""
+        for piece in self.kernels.pieces(codes.numel(), alphabet):
+            place = packed[piece.bytes.slice]
+            out = piece.byte_rows(place)
+            args = out, piece.rows(_as_lanes(codes[piece.elements.slice]))
+            self.kernels.run(pack_codes, piece.num_blocks, *args, alphabet=alphabet)
+            if piece.is_tail:
+                place.copy_(piece.flat_bytes(out))
+        packed[packed_size(codes.numel(), alphabet) :] = 0
+
+    def _code_buffer(self) -> Tensor:
+        """A code for every element, in the same memory again and again: new memory is slow."""
+        numel, dtype = self._layout.numel, self._alphabet.code_dtype
+        if self._codes is None or self._codes.numel() != numel:
+            self._codes = torch.empty(numel, dtype=dtype, device=self._device)
+        return self._codes
 
     def _read_tally(
         self, electorates: Sequence[Electorate], packed: Tensor, shard: Run
@@ -276,7 +295,7 @@ class LevelOptimizer(RoundOptimizer):
         for piece in self.kernels.pieces(shard.numel, self._tally_alphabet):
             run = piece.elements.shifted(shard.start)
             byte_rows = piece.byte_rows(packed[piece.bytes.slice])
-            out = self._scratch(piece, torch.float32)
+            out = self._scratch(piece)
             read = functools.partial(self._read_piece, piece, byte_rows, out)
             yield piece, run, self._by_electorate(piece, run, electorates, read)
 
@@ -314,16 +333,14 @@ class LevelOptimizer(RoundOptimizer):
         args = out, byte_rows, num_voters
         return self.kernels.run(read_tally, piece.num_blocks, *args, **settings)
 
-    def _scratch(self, piece: Piece, dtype: torch.dtype) -> Tensor:
-        """Rows of elements to write a piece into: the same memory again and again, since new
-        memory is slow."""
-        numel = piece.num_blocks * piece.group.num_elements * BLOCK_COLUMNS
-        if piece.is_tail and not piece.is_filled:
-            return piece.rows(torch.zeros(piece.elements.numel, dtype=dtype, device=self._device))
-        known = self._scratches.get(dtype)
-        if known is None or known.numel() < numel:
-            known = self._scratches[dtype] = torch.empty(numel, dtype=dtype, device=self._device)
-        return known[:numel].view(piece.num_blocks, piece.group.num_elements, BLOCK_COLUMNS)
+    def _scratch(self, piece: Piece) -> Tensor:
+        """Rows to write the update of a piece into, in the same memory again and again."""
+        if piece.is_tail:
+            return piece.rows(torch.zeros(piece.elements.numel, device=self._device))
+        numel = piece.elements.numel
+        if self._update is None or self._update.numel() < numel:
+            self._update = torch.empty(numel, device=self._device)
+        return piece.rows(self._update[:numel])
 
     def _tie_key(self) -> int | None:
         """For breaking ties; None where there is no vote."""
@@ -398,6 +415,12 @@ class VotingOptimizer(LevelOptimizer):
     @property
     def _tally_alphabet(self) -> Alphabet:
         return self._alphabet
+
+
+def _as_lanes(codes: Tensor) -> Tensor:
+    """The same codes where they can be read as int32 lanes; a shard may start anywhere."""
+    is_aligned = codes.storage_offset() * codes.element_size() % LANES == 0
+    return codes if is_aligned else codes.clone()
 
 
 def _within(electorates: Sequence[Electorate], piece: Run) -> list[Electorate]:

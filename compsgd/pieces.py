@@ -84,25 +84,22 @@ class Piece:
             return whole
         return torch.cat([whole, rows[0, self.group.part_byte_rows(part), groups]])
 
-    def live(self, device: torch.device) -> Tensor | None:
-        """1 where a row's element is there and 0 where a tail is filled up; uint8. None for
-        blocks, which are whole."""
-        if not self.is_tail:
-            return None
-        return self.rows(torch.ones(self.elements.numel, dtype=torch.uint8, device=device))
-
-    def last_group(self, packed: Tensor) -> tuple[Tensor, list[int]]:
-        """The group in part at the end of some tails, as rows of bytes of one column and more; and
-        the rows of its elements.
+    def has_padding(self, packed: Tensor) -> bool:
+        """Whether the group in part at the end of some tails holds more than its elements.
 
         Args:
             packed: uint8, shape (tails, bytes.numel).
         """
         _, part = self._tail
+        if self.group.digits == 1:
+            used_bits = part * self.group.word_bits % 8
+            return used_bits > 0 and bool((packed[:, -1] >> used_bits).any())
         byte_rows = self.group.part_byte_rows(part)
         rows = packed.new_zeros(packed.shape[0], self.group.num_bytes, LANES)
         rows[:, byte_rows, 0] = packed[:, packed.shape[1] - len(byte_rows) :]
-        return rows, self.group.part_rows(part)
+        codes = self.group.decode(rows)
+        codes[:, self.group.part_rows(part)] = 0
+        return bool(codes.any())
 
     @property
     def _tail(self) -> tuple[int, int]:

@@ -104,8 +104,8 @@ def codec(picture: Path | None, **values: Any) -> None:
 def step(**values: Any) -> None:
     """Whole rounds of N workers in one process: their ballots, the vote, the update.
 
-    "first s" is the first round, which may compile. "peak" is the memory that a round takes beyond
-    what stays between rounds (the ranges and the packed ballots), in copies of the gradient.
+    "first s" is the first round, which may compile. "peak" is the memory that a round takes at its
+    peak beyond the ranges and the packed ballots, in copies of the gradient.
     """
     settings = ("sizes", "num_bits", "num_workers", "compile")
     combinations = list(itertools.product(*(values[name] for name in settings)))

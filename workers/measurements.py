@@ -100,7 +100,8 @@ def measure_codec(case: CodecCase, voters: Sequence[int], repeats: int) -> dict[
 
 def measure_round(case: CodecCase, num_workers: int, repeats: int) -> dict[str, Any]:
     """Times whole rounds of workers that are all here: the first, which may compile, and the
-    median of others; and the memory they take beyond what stays between rounds."""
+    median of others; and the memory they take at their peak beyond the ranges and the packed
+    ballots."""
     one = case.build(num_workers)
 
     def one_round() -> None:
@@ -113,13 +114,16 @@ def measure_round(case: CodecCase, num_workers: int, repeats: int) -> dict[str, 
     first = time.perf_counter() - began
     timing = time_beside_copies(one_round, case.numel, repeats)
     peak = peak_extra_bytes(one_round)
+    peak_bytes = None if peak is None else peak + one.scratch_bytes
     return {
         **asdict(case),
         "num_workers": num_workers,
         "first_seconds": first,
         "round_ns": timing.seconds / case.numel * 1e9,
         "round_copies": timing.copies,
-        "peak_extra_copies": None if peak is None else peak / (_FLOAT_BYTES * case.numel),
+        "peak_extra_copies": None
+        if peak_bytes is None
+        else peak_bytes / (_FLOAT_BYTES * case.numel),
     }
 
 
