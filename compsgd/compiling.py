@@ -60,7 +60,8 @@ class Kernels:
         """A vector cut up as suits them: large pieces where a call is dear, or such as stay in the
         cache where each operation makes a temporary."""
         if self.is_compiled:
-            return pieces(numel, alphabet, PIECE_NUMEL, fill_tail=True)
+            # In halves at least: what one piece takes is to be small beside the vector.
+            return pieces(numel, alphabet, min(PIECE_NUMEL, -(-numel // 2)), fill_tail=True)
         return pieces(numel, alphabet, _EAGER_PIECE_NUMEL)
 
     def run(
