@@ -132,14 +132,14 @@ def pieces(
     numel: int, alphabet: Alphabet, max_numel: int, fill_tail: bool = False
 ) -> Iterator[Piece]:
     """Cuts a vector of levels into pieces of at most about `max_numel` elements that can be packed
-    one by one: of equal size, then one of fewer blocks, then the tail."""
+    one by one: of nearly equal size, since compiled code wants two blocks; then the tail."""
     group = group_for(alphabet)
     block_numel = BLOCK_COLUMNS * group.num_elements
     block_bytes = BLOCK_COLUMNS * group.num_bytes
     num_blocks = numel // block_numel
-    step = max(1, max_numel // block_numel)
-    for first in range(0, num_blocks, step):
-        end = min(first + step, num_blocks)
+    count = -(-num_blocks // max(1, max_numel // block_numel))
+    for i in range(count):
+        first, end = i * num_blocks // count, (i + 1) * num_blocks // count
         elements = Run(first * block_numel, end * block_numel)
         yield Piece(elements, Run(first * block_bytes, end * block_bytes), group, is_tail=False)
     if numel % block_numel:
