@@ -20,8 +20,6 @@ from compsgd.alphabet import Alphabet
 WORDS = 8
 LANES = 4
 
-_BYTE = 0xFF
-
 
 @dataclass(frozen=True)
 class Group:

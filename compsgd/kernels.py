@@ -102,7 +102,6 @@ def tally_update(
         num_voters: float32 scalar, how many vote.
         coins: as in range_codes, for ties; None where there is nothing to break.
         is_vote: whether to vote, or to take the mean.
-
     """
     args = raised, ballots, weights, num_voters, coins
     tally = _tally(*args, alphabet, is_vote)

@@ -91,8 +91,8 @@ class LevelOptimizer(RoundOptimizer):
         run: Run,
         absent: Sequence[Run],
         coins: Tensor | None,
-    ) -> Tensor:
-        """The codes of one piece of a worker's gradient.
+    ) -> None:
+        """Writes the codes of one piece of a worker's gradient.
 
         Args:
             out: rows of elements, where to write them.
@@ -102,9 +102,6 @@ class LevelOptimizer(RoundOptimizer):
             run: their place in the flat vector.
             absent: runs of it that have no gradient, where it is 0.
             coins: for levels 0.
-
-        Returns:
-            out.
         """
         raise NotImplementedError
 

@@ -57,9 +57,9 @@ class SignSGD(VotingOptimizer):
         run: Run,
         absent: Sequence[Run],
         coins: Tensor | None,
-    ) -> Tensor:
+    ) -> None:
         args = out, piece.rows(gradient[run.slice]), coins
-        return self.kernels.run(sign_codes, piece.num_blocks, *args, alphabet=self._alphabet)
+        self.kernels.run(sign_codes, piece.num_blocks, *args, alphabet=self._alphabet)
 
 
 class CompressedSGD(LevelOptimizer):
@@ -149,12 +149,12 @@ class CompressedSGD(LevelOptimizer):
         run: Run,
         absent: Sequence[Run],
         coins: Tensor | None,
-    ) -> Tensor:
+    ) -> None:
         bounds = self.worker_range(worker)
         outside = [bound[part.slice] for bound in bounds for part in absent]
         before = [part.clone() for part in outside]
         rows = [piece.rows(flat[run.slice]) for flat in (gradient, *bounds)]
-        codes = self.kernels.run(
+        self.kernels.run(
             range_codes,
             piece.num_blocks,
             out,
@@ -170,7 +170,6 @@ class CompressedSGD(LevelOptimizer):
                 bound[run.slice] = piece.flat(updated)
         for part, kept in zip(outside, before, strict=True):
             part.copy_(kept)
-        return codes
 
     @property
     def _tally_alphabet(self) -> Alphabet:

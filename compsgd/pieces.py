@@ -5,7 +5,7 @@ whole groups, then one group in part. Inside a block the elements that share a b
 column: rows of contiguous elements meet in vector operations. Nothing is padded but the last byte.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,13 @@ from torch import Tensor
 from compsgd.alphabet import Alphabet
 from compsgd.flat import Run
 from compsgd.grouping import LANES, Group, group_for
+from compsgd.randomness import COIN_COLUMNS
 
-BLOCK_COLUMNS = 512
+# Coins are laid out as the blocks that they are for.
+BLOCK_COLUMNS = COIN_COLUMNS
+
+# The rows of the first so many symbols of a group.
+_PartRows = Callable[[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -42,47 +47,39 @@ class Piece:
 
     def rows(self, flat: Tensor) -> Tensor:
         """Elements, shape (elements.numel,), to (blocks, group.num_elements, columns)."""
-        if not self.is_tail:
-            return flat.view(self.num_blocks, self.group.num_elements, BLOCK_COLUMNS)
-        groups, part = self._tail
-        rows = flat.new_zeros(self.num_blocks, self.group.num_elements, self._tail_columns)
-        whole = groups * self.group.num_elements
-        rows[0, :, :groups] = flat[:whole].view(self.group.num_elements, groups)
-        if part:
-            rows[0, self.group.part_rows(part), groups] = flat[whole:]
-        return rows
+        return self._to_rows(flat, self.group.num_elements, self.group.part_rows)
 
     def flat(self, rows: Tensor) -> Tensor:
         """The inverse of rows."""
-        if not self.is_tail:
-            return rows.view(-1)
-        groups, part = self._tail
-        whole = rows[0, :, :groups].flatten()
-        if not part:
-            return whole
-        return torch.cat([whole, rows[0, self.group.part_rows(part), groups]])
+        return self._to_flat(rows, self.group.part_rows)
 
     def byte_rows(self, packed: Tensor) -> Tensor:
         """uint8, shape (bytes.numel,), to (blocks, group.num_bytes, columns)."""
-        if not self.is_tail:
-            return packed.view(self.num_blocks, self.group.num_bytes, BLOCK_COLUMNS)
-        groups, part = self._tail
-        rows = packed.new_zeros(self.num_blocks, self.group.num_bytes, self._tail_columns)
-        whole = groups * self.group.num_bytes
-        rows[0, :, :groups] = packed[:whole].view(self.group.num_bytes, groups)
-        if part:
-            rows[0, self.group.part_byte_rows(part), groups] = packed[whole:]
-        return rows
+        return self._to_rows(packed, self.group.num_bytes, self.group.part_byte_rows)
 
     def flat_bytes(self, rows: Tensor) -> Tensor:
         """The inverse of byte_rows."""
+        return self._to_flat(rows, self.group.part_byte_rows)
+
+    def _to_rows(self, flat: Tensor, num_rows: int, part_rows: _PartRows) -> Tensor:
+        if not self.is_tail:
+            return flat.view(self.num_blocks, num_rows, BLOCK_COLUMNS)
+        groups, part = self._tail
+        rows = flat.new_zeros(self.num_blocks, num_rows, self._tail_columns)
+        whole = groups * num_rows
+        rows[0, :, :groups] = flat[:whole].view(num_rows, groups)
+        if part:
+            rows[0, part_rows(part), groups] = flat[whole:]
+        return rows
+
+    def _to_flat(self, rows: Tensor, part_rows: _PartRows) -> Tensor:
         if not self.is_tail:
             return rows.view(-1)
         groups, part = self._tail
         whole = rows[0, :, :groups].flatten()
         if not part:
             return whole
-        return torch.cat([whole, rows[0, self.group.part_byte_rows(part), groups]])
+        return torch.cat([whole, rows[0, part_rows(part), groups]])
 
     def has_padding(self, packed: Tensor) -> bool:
         """Whether the group in part at the end of some tails holds more than its elements.

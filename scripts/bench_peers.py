@@ -76,9 +76,6 @@ def our_codec(num_bits: int, numel: int) -> Codec:
         one.compress()
 
     def decode(_: None) -> Tensor:
-        # Without a ballot of its own, a step would encode again.
-        if not one.state["ballots"]:  # type: ignore[index]
-            one.compress()
         parameter.zero_()
         one.step()
         return -parameter
@@ -87,11 +84,11 @@ def our_codec(num_bits: int, numel: int) -> Codec:
     return Codec(f"compsgd, {num_bits} bits", encode, decode, lambda _: size)
 
 
-def fp16_codec(numel: int) -> Codec:
+def fp16_codec() -> Codec:
     return Codec("fp16 cast", lambda g: g.half(), lambda h: h.float(), lambda h: h.nbytes)
 
 
-def bitsandbytes_codec(numel: int) -> Codec:
+def bitsandbytes_codec() -> Codec:
     functional = importlib.import_module("bitsandbytes.functional")
 
     def size(encoded: Any) -> int:
@@ -106,7 +103,7 @@ def bitsandbytes_codec(numel: int) -> Codec:
     )
 
 
-def hivemind_codec(kind: str, numel: int) -> Codec:
+def hivemind_codec(kind: str) -> Codec:
     compression = importlib.import_module("hivemind.compression")
     one = getattr(compression, kind)()
     return Codec(f"hivemind {kind}", one.compress, one.extract, lambda m: len(m.buffer))
@@ -115,10 +112,10 @@ def hivemind_codec(kind: str, numel: int) -> Codec:
 def local_codecs(numel: int) -> Iterator[tuple[str, Callable[[], Codec]]]:
     for num_bits in (1, 3, 4, 8):
         yield f"compsgd, {num_bits} bits", lambda b=num_bits: our_codec(b, numel)
-    yield "fp16 cast", lambda: fp16_codec(numel)
-    yield "bitsandbytes blockwise 8 bit", lambda: bitsandbytes_codec(numel)
+    yield "fp16 cast", fp16_codec
+    yield "bitsandbytes blockwise 8 bit", bitsandbytes_codec
     for kind in ("Uniform8BitQuantization", "Quantile8BitQuantization", "BlockwiseQuantization"):
-        yield f"hivemind {kind}", lambda kind=kind: hivemind_codec(kind, numel)
+        yield f"hivemind {kind}", lambda kind=kind: hivemind_codec(kind)
 
 
 def relative_error(decoded: Tensor, gradient: Tensor) -> float:
