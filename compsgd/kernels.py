@@ -83,7 +83,7 @@ def add_ballots(
     return total if raised is None else raised + total
 
 
-def tally_update(
+def tally(
     out: Tensor,
     raised: Tensor | None,
     ballots: Sequence[Tensor],
@@ -93,46 +93,37 @@ def tally_update(
     *,
     alphabet: Alphabet,
     is_vote: bool,
+    out_alphabet: Alphabet | None,
 ) -> Tensor:
-    """What a round moves parameters by, before lr: the vote, or the exact mean of the levels.
+    """The vote, or the sum of the levels: as codes to send on, or as what a round moves parameters
+    by before lr, of a sum its exact mean.
 
     Args:
-        out: float32 rows of elements, where it is written.
+        out: rows of elements, out_alphabet.code_dtype or float32, where it is written.
         raised, ballots, weights, alphabet: as in add_ballots.
         num_voters: float32 scalar, how many vote.
         coins: as in range_codes, for ties; None where there is nothing to break.
-        is_vote: whether to vote, or to take the mean.
+        is_vote: whether to vote.
+        out_alphabet: of the codes; None to move parameters by it.
     """
-    args = raised, ballots, weights, num_voters, coins
-    tally = _tally(*args, alphabet, is_vote)
-    return out.copy_(tally if is_vote else mean(tally, num_voters))
-
-
-def tally_codes(
-    out: Tensor,
-    raised: Tensor | None,
-    ballots: Sequence[Tensor],
-    weights: Tensor,
-    num_voters: Tensor,
-    coins: Tensor | None,
-    *,
-    alphabet: Alphabet,
-    tally_alphabet: Alphabet,
-    is_vote: bool,
-) -> Tensor:
-    """Writes the vote, or the sum of the levels, as codes of its own alphabet into rows of
-    tally_alphabet.code_dtype. Other arguments as in tally_update."""
-    args = raised, ballots, weights, num_voters, coins
-    return out.copy_(levels_to_codes(_tally(*args, alphabet, is_vote), tally_alphabet))
+    raised = add_ballots(raised, ballots, weights, alphabet=alphabet)
+    counted = raised - (num_voters * alphabet.largest).to(torch.int32)
+    if is_vote:
+        counted = vote(counted, num_voters)
+        bits = _bits(coins)
+        counted = counted if bits is None else break_zeros(counted, bits)
+    if out_alphabet is not None:
+        return out.copy_(levels_to_codes(counted, out_alphabet))
+    return out.copy_(counted if is_vote else mean(counted, num_voters))
 
 
 def read_tally(
     out: Tensor, packed: Tensor, num_voters: Tensor, *, alphabet: Alphabet, is_vote: bool
 ) -> Tensor:
-    """The inverse of pack_codes(tally_codes); writes into `out` and returns what tally_update
-    would have."""
-    tally = codes_to_levels(group_for(alphabet).decode(packed), alphabet)
-    return out.copy_(tally if is_vote else mean(tally, num_voters))
+    """From codes of a tally, packed, to what `tally` would have moved parameters by; written into
+    `out`."""
+    counted = codes_to_levels(group_for(alphabet).decode(packed), alphabet)
+    return out.copy_(counted if is_vote else mean(counted, num_voters))
 
 
 def invalid_words(ballots: Sequence[Tensor], *, alphabet: Alphabet) -> Tensor:
@@ -150,25 +141,6 @@ def invalid_words(ballots: Sequence[Tensor], *, alphabet: Alphabet) -> Tensor:
 
 def _bits(coins: Tensor | None) -> Tensor | None:
     return None if coins is None else spread_coins(coins)
-
-
-def _tally(
-    raised: Tensor | None,
-    ballots: Sequence[Tensor],
-    weights: Tensor,
-    num_voters: Tensor,
-    coins: Tensor | None,
-    alphabet: Alphabet,
-    is_vote: bool,
-) -> Tensor:
-    """The vote on each element as float32, or the sum S of its levels as int32."""
-    raised = add_ballots(raised, ballots, weights, alphabet=alphabet)
-    level_sum = raised - (num_voters * alphabet.largest).to(torch.int32)
-    if not is_vote:
-        return level_sum
-    voted = vote(level_sum, num_voters)
-    bits = _bits(coins)
-    return voted if bits is None else break_zeros(voted, bits)
 
 
 def _add_up(ballots: Sequence[Tensor], weights: Tensor, alphabet: Alphabet) -> list[Tensor]:

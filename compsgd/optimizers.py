@@ -10,12 +10,12 @@ from torch.optim.optimizer import ParamsT
 from compsgd.alphabet import Alphabet, sum_alphabet
 from compsgd.binning import BINNINGS, empty_range
 from compsgd.checks import check_choice, check_decay
+from compsgd.coins import CoinedPiece
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
 from compsgd.flat import Run
 from compsgd.kernels import range_codes, sign_codes
 from compsgd.level_optimizer import LevelOptimizer, VotingOptimizer
-from compsgd.pieces import Piece
 
 
 class SignSGD(VotingOptimizer):
@@ -49,17 +49,10 @@ class SignSGD(VotingOptimizer):
         )
 
     def _make_codes(
-        self,
-        out: Tensor,
-        worker: int,
-        gradient: Tensor,
-        piece: Piece,
-        run: Run,
-        absent: Sequence[Run],
-        coins: Tensor | None,
+        self, out: Tensor, worker: int, gradient: Tensor, part: CoinedPiece, absent: Sequence[Run]
     ) -> None:
-        args = out, piece.rows(gradient[run.slice]), coins
-        self.kernels.run(sign_codes, piece.num_blocks, *args, alphabet=self._alphabet)
+        args = out, part.piece.rows(gradient[part.run.slice]), part.coins
+        self.kernels.run(sign_codes, part.piece.num_blocks, *args, alphabet=self._alphabet)
 
 
 class CompressedSGD(LevelOptimizer):
@@ -141,18 +134,12 @@ class CompressedSGD(LevelOptimizer):
         return saved["max"], saved["min"]
 
     def _make_codes(
-        self,
-        out: Tensor,
-        worker: int,
-        gradient: Tensor,
-        piece: Piece,
-        run: Run,
-        absent: Sequence[Run],
-        coins: Tensor | None,
+        self, out: Tensor, worker: int, gradient: Tensor, part: CoinedPiece, absent: Sequence[Run]
     ) -> None:
         bounds = self.worker_range(worker)
-        outside = [bound[part.slice] for bound in bounds for part in absent]
-        before = [part.clone() for part in outside]
+        outside = [bound[run.slice] for bound in bounds for run in absent]
+        before = [values.clone() for values in outside]
+        piece, run, coins = part
         rows = [piece.rows(flat[run.slice]) for flat in (gradient, *bounds)]
         self.kernels.run(
             range_codes,
@@ -168,8 +155,8 @@ class CompressedSGD(LevelOptimizer):
         if piece.is_tail:
             for bound, updated in zip(bounds, rows[1:], strict=True):
                 bound[run.slice] = piece.flat(updated)
-        for part, kept in zip(outside, before, strict=True):
-            part.copy_(kept)
+        for values, kept in zip(outside, before, strict=True):
+            values.copy_(kept)
 
     @property
     def _tally_alphabet(self) -> Alphabet:

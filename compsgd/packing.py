@@ -13,7 +13,9 @@ from compsgd.alphabet import (
 from compsgd.checks import check_flag, check_integer, check_num_bits, check_tensor
 from compsgd.compiling import Kernels
 from compsgd.errors import CompsgdError
+from compsgd.grouping import LANES
 from compsgd.integrity import check_received
+from compsgd.kernels import pack_codes
 from compsgd.pieces import packed_size
 
 _EAGER = Kernels(compiled=False)
@@ -78,6 +80,19 @@ def pack_levels(levels: Tensor, alphabet: Alphabet) -> Tensor:
     return packed
 
 
+def pack_shard(packed: Tensor, codes: Tensor, alphabet: Alphabet, kernels: Kernels) -> None:
+    """Packs codes, alphabet.code_dtype of shape (numel,), into a shard of the wire, uint8 of shape
+    (shard_size(numel, alphabet),) or longer, which ends in zeros."""
+    for piece in kernels.pieces(codes.numel(), alphabet):
+        place = packed[piece.bytes.slice]
+        out = piece.byte_rows(place)
+        args = out, piece.rows(_as_lanes(codes[piece.elements.slice]))
+        kernels.run(pack_codes, piece.num_blocks, *args, alphabet=alphabet)
+        if piece.is_tail:
+            place.copy_(piece.flat_bytes(out))
+    packed[packed_size(codes.numel(), alphabet) :] = 0
+
+
 def unpack_levels(packed: Tensor, numel: int, alphabet: Alphabet) -> Tensor:
     """`unpack` for any alphabet; int16, or int32 where the largest level needs it."""
     expected_bytes = packed_size(numel, alphabet)
@@ -92,3 +107,9 @@ def unpack_levels(packed: Tensor, numel: int, alphabet: Alphabet) -> Tensor:
         codes = piece.group.decode(piece.byte_rows(packed[piece.bytes.slice]))
         levels[piece.elements.slice] = piece.flat(codes_to_levels(codes, alphabet))
     return levels
+
+
+def _as_lanes(codes: Tensor) -> Tensor:
+    """The same codes where they can be read as int32 lanes; a shard may start anywhere."""
+    is_aligned = codes.storage_offset() * codes.element_size() % LANES == 0
+    return codes if is_aligned else codes.clone()

@@ -17,6 +17,7 @@ from torch.optim.optimizer import ParamsT
 
 from compsgd.ballot import BallotHeader, header_num_bytes
 from compsgd.checks import check_flag, check_integer, check_lr
+from compsgd.electorate import Electorate
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange, InProcessExchange
 from compsgd.flat import FlatLayout, Run
@@ -25,13 +26,6 @@ from compsgd.vote import MAX_WORKERS
 log = logging.getLogger("compsgd")
 
 _GROUP_KEYS = {"params", "lr", "param_names", "initial_lr"}
-
-
-class Electorate(NamedTuple):
-    """A run of elements and the workers that vote on it."""
-
-    run: Run
-    workers: tuple[int, ...]
 
 
 class _Target(NamedTuple):

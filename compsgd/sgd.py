@@ -9,10 +9,11 @@ from torch.optim.optimizer import ParamsT
 
 from compsgd.ballot import BallotHeader
 from compsgd.checks import check_integer
+from compsgd.electorate import Electorate
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
 from compsgd.flat import Run
-from compsgd.round_optimizer import Electorate, RoundOptimizer
+from compsgd.round_optimizer import RoundOptimizer
 from compsgd.vote import mean
 
 
