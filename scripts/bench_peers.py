@@ -106,7 +106,11 @@ def bitsandbytes_codec() -> Codec:
 def hivemind_codec(kind: str) -> Codec:
     compression = importlib.import_module("hivemind.compression")
     one = getattr(compression, kind)()
-    return Codec(f"hivemind {kind}", one.compress, one.extract, lambda m: len(m.buffer))
+
+    def compress(gradient: Tensor) -> Any:
+        return one.compress(gradient, compression.CompressionInfo.from_tensor(gradient))
+
+    return Codec(f"hivemind {kind}", compress, one.extract, lambda message: len(message.buffer))
 
 
 def local_codecs(numel: int) -> Iterator[tuple[str, Callable[[], Codec]]]:
