@@ -4,14 +4,23 @@ All are even: every process hands over and receives equally many bytes. Gloo has
 none for the types we send, so tensors travel as bytes.
 """
 
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from compsgd.comm.ledger import NOTHING, Flow, Ledger, Purpose, Transfer
+from compsgd.errors import CompsgdError
 
 # torch 2.14 renamed it and warns of the old name.
 _all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+class CollectiveError(CompsgdError):
+    """A collective did not come to its end: a process is gone, hangs, or is too slow."""
 
 
 class Collectives:
@@ -23,6 +32,7 @@ class Collectives:
         purpose: Purpose,
         num_workers: int,
         group: dist.ProcessGroup | None = None,
+        timeout: timedelta | None = None,
     ) -> None:
         """
         Args:
@@ -30,11 +40,14 @@ class Collectives:
             purpose: what the transfers are for.
             num_workers: N, for what separate workers would have sent.
             group: None for a process that is alone.
+            timeout: how long a collective may take from its beginning to its end; None for as long
+                as the group lets it. Over NCCL the group's own timeout bounds it.
         """
         self.ledger = ledger
         self.purpose = purpose
         self.num_workers = num_workers
         self._group = group
+        self._timeout = timeout
         self.world_size = group.size() if group is not None else 1
         self.rank = group.rank() if group is not None else 0
 
@@ -54,7 +67,7 @@ class Collectives:
             return tensor.unsqueeze(0)
         mine = self._to_wire(tensor)
         everyones = mine.new_empty(self.world_size * mine.numel())
-        _all_gather_flat(everyones, mine, group=self._group)
+        self._finish("all_gather", _all_gather_flat, everyones, mine)
         return _from_wire(everyones, tensor, (self.world_size, *tensor.shape))
 
     def all_to_all(self, chunks: Tensor, logical_bytes: int = 0) -> Tensor:
@@ -73,7 +86,7 @@ class Collectives:
             return chunks
         mine = self._to_wire(chunks)
         received = torch.empty_like(mine)
-        dist.all_to_all_single(received, mine, group=self._group)
+        self._finish("all_to_all", dist.all_to_all_single, received, mine)
         return _from_wire(received, chunks, chunks.shape)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
@@ -84,13 +97,32 @@ class Collectives:
         if self._group is None:
             return tensor
         sent = self._to_wire(tensor).clone()
-        dist.broadcast(sent, group_src=0, group=self._group)
+        self._finish("broadcast", dist.broadcast, sent, group_src=0)
         return _from_wire(sent, tensor, tensor.shape)
 
     def record_logical(self, collective: str, logical_bytes: int) -> None:
         """Enters a collective that separate workers would need and this process does not."""
         transfer = Transfer(collective, 0, NOTHING, Flow.even(logical_bytes))
         self.ledger.record(self.purpose, transfer)
+
+    def _finish(
+        self, name: str, collective: Callable[..., Any], *args: Any, **settings: Any
+    ) -> None:
+        """Runs a collective of torch to its end.
+
+        Raises:
+            CollectiveError: it failed, or took longer than the timeout.
+        """
+        try:
+            work = collective(*args, **settings, group=self._group, async_op=True)
+            if self._timeout is None or dist.get_backend(self._group) == dist.Backend.NCCL:
+                work.wait()
+            else:
+                # The group's own timeout bounds each wait inside the collective, not the whole.
+                work.wait(self._timeout)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise CollectiveError(f"{name} of {self.purpose.value}: {reason}") from error
 
     def _record(self, collective: str, handed: Tensor, wire: Flow, logical: Flow) -> None:
         self.ledger.record(self.purpose, Transfer(collective, handed.nbytes, wire, logical))

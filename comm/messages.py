@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from compsgd.comm.collectives import Collectives
+from compsgd.errors import CompsgdError
 
 Result = TypeVar("Result")
+
+_MAX_SIZE_BYTES = 1 << 26
 
 
 def gather_messages(collectives: Collectives, message: Any) -> list[Any]:
@@ -19,6 +22,8 @@ def gather_messages(collectives: Collectives, message: Any) -> list[Any]:
     """
     text = torch.frombuffer(bytearray(json.dumps(message).encode()), dtype=torch.uint8)
     sizes = collectives.all_gather(torch.tensor(text.numel())).tolist()
+    if not all(0 < size <= _MAX_SIZE_BYTES for size in sizes):
+        raise CompsgdError(f"messages of {sizes} bytes were announced; one of them is damaged")
     padded = torch.zeros(max(sizes), dtype=torch.uint8)
     padded[: text.numel()] = text
     texts = collectives.all_gather(padded)
@@ -26,7 +31,10 @@ def gather_messages(collectives: Collectives, message: Any) -> list[Any]:
 
 
 def _decode(text: Tensor) -> Any:
-    return json.loads(text.numpy().tobytes())
+    try:
+        return json.loads(text.numpy().tobytes())
+    except (ValueError, RecursionError) as error:
+        raise CompsgdError(f"a message of another process is damaged: {error}") from error
 
 
 class ElsewhereError(Exception):

@@ -1,56 +1,22 @@
-"""Which process this is, and joining the others (torchrun's environment variables)."""
+"""Joining the other processes of a run."""
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from compsgd.comm.collectives import Collectives
+from compsgd.comm.collectives import CollectiveError, Collectives
 from compsgd.comm.kernel_counters import open_sockets
 from compsgd.comm.ledger import Ledger, Purpose
-from compsgd.errors import CompsgdError
+from compsgd.comm.place import Place
+from compsgd.comm.store import Store
 
 # Others may wait this long while one process downloads a data set or evaluates.
 _PATIENCE = timedelta(hours=6)
-
-
-@dataclass(frozen=True)
-class Place:
-    """This process among the others.
-
-    Attributes:
-        launched: whether torchrun, or something that sets its variables, started this process.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    local_world_size: int = 1
-    launched: bool = False
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Place":
-        """Raises CompsgdError for variables that are no numbers."""
-        if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(environment):
-            return cls()
-        try:
-            rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        except ValueError as error:
-            raise CompsgdError(
-                f"RANK={environment['RANK']} and WORLD_SIZE={environment['WORLD_SIZE']} in the "
-                "environment must be integers, as torchrun sets them"
-            ) from error
-        return cls(
-            rank,
-            world_size,
-            int(environment.get("LOCAL_RANK", rank)),
-            int(environment.get("LOCAL_WORLD_SIZE", world_size)),
-            launched=True,
-        )
 
 
 @dataclass(frozen=True)
@@ -70,33 +36,51 @@ class Network:
 
 @contextmanager
 def connect(
-    place: Place, num_workers: int, backend: str, timeout_s: float, device: torch.device
+    place: Place,
+    store: Store | None,
+    num_workers: int,
+    backend: str,
+    timeout_s: float,
+    device: torch.device,
 ) -> Iterator[Network]:
     """Joins the process group of a launched process for as long as the context lasts.
 
     Args:
         place: this process.
+        store: from open_store; None for a process that was not launched.
         num_workers: N, all workers together.
         backend: "gloo" or "nccl".
         timeout_s: how long a gradient collective may take; others wait for hours.
         device: where this process computes.
     """
     ledger = Ledger()
-    if not place.launched:
+    if store is None:
         yield _network(ledger, num_workers, None, None)
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    shared_store: Any = store
     dist.init_process_group(
-        backend, timeout=_PATIENCE, device_id=device if backend == "nccl" else None
+        backend,
+        store=shared_store,
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=_PATIENCE,
+        device_id=device if backend == "nccl" else None,
     )
+    others = open_sockets()
+    timeout = timedelta(seconds=timeout_s)
+    gradient_group = _new_group(timeout)
+    sockets = open_sockets() - others
     try:
-        others = open_sockets()
-        gradient_group = _new_group(timedelta(seconds=timeout_s))
-        sockets = open_sockets() - others
-        yield _network(ledger, num_workers, gradient_group, _new_group(_PATIENCE), sockets)
-    finally:
+        yield _network(ledger, num_workers, gradient_group, _new_group(_PATIENCE), timeout, sockets)
+    except CollectiveError:
+        # Leaving a group in which a process is missing may take forever.
+        raise
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def _new_group(timeout: timedelta) -> dist.ProcessGroup:
@@ -110,11 +94,12 @@ def _network(
     num_workers: int,
     gradient_group: dist.ProcessGroup | None,
     other_group: dist.ProcessGroup | None,
+    timeout: timedelta | None = None,
     gradient_sockets: frozenset[str] = frozenset(),
 ) -> Network:
     return Network(
         ledger,
-        Collectives(ledger, Purpose.GRADIENT, num_workers, gradient_group),
+        Collectives(ledger, Purpose.GRADIENT, num_workers, gradient_group, timeout),
         Collectives(ledger, Purpose.EVALUATION, num_workers, other_group),
         Collectives(ledger, Purpose.BOOKKEEPING, num_workers, other_group),
         gradient_sockets,

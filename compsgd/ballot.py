@@ -62,6 +62,8 @@ class BallotHeader:
     @classmethod
     def from_bytes(cls, data: bytes) -> "BallotHeader":
         """Raises CompsgdError for bytes that `to_bytes` could not have written."""
+        if len(data) < _FIELDS.size:
+            raise CompsgdError(f"a ballot header of {len(data)} bytes is too short")
         magic, version, symbol_bits, zeros, spare, worker, round_, num_parameters, culprit = (
             _FIELDS.unpack_from(data)
         )

@@ -1,5 +1,6 @@
 """Histories of a sweep: what each (lr, decay) cell measured, and their file."""
 
+import hashlib
 import io
 import pickle
 from pathlib import Path
@@ -23,6 +24,9 @@ _NUMPY_NAMES = {
 } | {("numpy", "ndarray"), ("numpy", "dtype")}
 
 
+_TRAILER_BYTES = len("\nsha256 \n") + 64
+
+
 class _Unpickler(pickle.Unpickler):
     """Admits builtin containers, numbers and numpy arrays: a pickle may name any function."""
 
@@ -33,9 +37,27 @@ class _Unpickler(pickle.Unpickler):
 
 
 def write_histories(path: Path, histories: Histories) -> None:
-    """Writes a pickled dict keyed by (lr, decay), atomically."""
+    """Writes a pickled dict keyed by (lr, decay), atomically; behind it, where no reader of pickles
+    looks, a digest of it."""
+    content = pickle.dumps(histories, protocol=4)
     with atomic_write(path) as file:
-        pickle.dump(histories, file, protocol=4)
+        file.write(content + _trailer(content))
+
+
+def _trailer(content: bytes) -> bytes:
+    return f"\nsha256 {hashlib.sha256(content).hexdigest()}\n".encode()
+
+
+def _without_trailer(raw: bytes) -> bytes:
+    """The pickle alone, checked against its digest; files of the original code have none."""
+    content, trailer = raw[:-_TRAILER_BYTES], raw[-_TRAILER_BYTES:]
+    if trailer.startswith(b"\nsha256 "):
+        if trailer != _trailer(content):
+            raise CompsgdError("its content does not match its digest; it is damaged")
+        return content
+    if not raw.endswith(pickle.STOP):
+        raise CompsgdError("it does not end as a pickle does; it is damaged")
+    return raw
 
 
 def read_histories(path: str | Path) -> Histories:
@@ -49,7 +71,8 @@ def read_histories(path: str | Path) -> Histories:
         CompsgdError: no such file, or one that holds something else.
     """
     try:
-        histories = _Unpickler(io.BytesIO(Path(path).read_bytes())).load()
+        content = _without_trailer(Path(path).read_bytes())
+        histories = _Unpickler(io.BytesIO(content)).load()
     except OSError as error:
         raise CompsgdError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # a damaged pickle may raise anything

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def run_ranks(
     that joins `num_groups` process groups one after the other finds a port for each in
     STORE_PORTS.
     """
+    with started_ranks(world_size, script, *args, num_groups=num_groups) as processes:
+        return [finish(process, timeout_s) for process in processes]
+
+
+@contextlib.contextmanager
+def started_ranks(
+    world_size: int, script: Path, *args: str, num_groups: int = 1
+) -> "Iterator[list[subprocess.Popen[str]]]":
+    """The processes of run_ranks, while they run; none outlives the context."""
     stores = [
         torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         for _ in range(num_groups)
@@ -51,14 +61,22 @@ def run_ranks(
         for rank in range(world_size)
     ]
     with _ended(processes):
-        return [_finish(process, timeout_s) for process in processes]
+        yield processes
+
+
+@contextlib.contextmanager
+def started_command(*command: str) -> "Iterator[subprocess.Popen[str]]":
+    """One command while it runs; nothing that it starts outlives the context."""
+    process = _start(list(command), {})
+    with _ended([process]):
+        yield process
 
 
 def run_command(*command: str, timeout_s: float = 120, cwd: Path = ROOT) -> Finished:
     """Runs one command, and all that it starts, to its end."""
     process = _start(list(command), {}, cwd)
     with _ended([process]):
-        return _finish(process, timeout_s)
+        return finish(process, timeout_s)
 
 
 def _start(
@@ -77,7 +95,8 @@ def _start(
     )
 
 
-def _finish(process: "subprocess.Popen[str]", timeout_s: float) -> Finished:
+def finish(process: "subprocess.Popen[str]", timeout_s: float) -> Finished:
+    """Waits for the end of a process."""
     stdout, stderr = process.communicate(timeout=timeout_s)
     return Finished(process.returncode, stdout, stderr)
 

@@ -11,7 +11,9 @@ import torch
 import compsgd
 from compsgd.comm import build_exchange
 from compsgd.comm.kernel_counters import count_bytes
-from compsgd.comm.process_group import Place, connect
+from compsgd.comm.place import Place
+from compsgd.comm.process_group import connect
+from compsgd.comm.store import open_store
 
 NUMEL, ROUNDS = 3_217_226, 3
 eager_vote = functools.partial(compsgd.CompressedSGDVote, compile="off")
@@ -33,7 +35,9 @@ def measure(network, optimizer, exchange):
 
 if __name__ == "__main__":
     place = Place.from_environment()
-    with connect(place, place.world_size, "gloo", 60, torch.device("cpu")) as network:
+    with connect(
+        place, open_store(place), place.world_size, "gloo", 60, torch.device("cpu")
+    ) as network:
         results = {
             "sgd": measure(network, compsgd.SGD, "auto"),
             "all_gather": measure(network, eager_vote, "all_gather"),

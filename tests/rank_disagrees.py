@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from compsgd.comm.process_group import Place
+from compsgd.comm.place import Place
 from compsgd.workers.cli import execute, launch
 from compsgd.workers.training import CellTraining
 

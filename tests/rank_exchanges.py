@@ -9,7 +9,9 @@ import torch
 from compsgd.comm import AllGatherExchange, ScatterReduceExchange
 from compsgd.comm.ledger import Purpose
 from compsgd.comm.messages import ElsewhereError, all_succeed, gather_messages
-from compsgd.comm.process_group import Place, connect
+from compsgd.comm.place import Place
+from compsgd.comm.process_group import connect
+from compsgd.comm.store import open_store
 from compsgd.errors import CompsgdError
 
 NUM_WORKERS = 4
@@ -87,7 +89,7 @@ def check_failure_is_shared(network, place):
 
 if __name__ == "__main__":
     place = Place.from_environment()
-    with connect(place, NUM_WORKERS, "gloo", 60, torch.device("cpu")) as network:
+    with connect(place, open_store(place), NUM_WORKERS, "gloo", 60, torch.device("cpu")) as network:
         check_all_gather(network, place)
         check_scatter_reduce(network, place)
         check_sum(network, place)

@@ -7,35 +7,19 @@ import pickle
 import sys
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 from processes import ROOT, run_command
 
 from compsgd.history import read_histories
 from compsgd.workers import cli
-from compsgd.workers.cli import execute, launch, train
+from compsgd.workers.cli import launch, train
 from compsgd.workers.digests import weights_sha256
 from compsgd.workers.spreading import spread_values
 
 QUICK = ["--model", "mlp", "--epochs", "1", "--batch_size", "256", "--threads", "1"]
-
-
-def run(*args, cwd=None, command=train):
-    """Runs the command in this process, as a user's shell would see it."""
-    runner = CliRunner()
-
-    @click.command()
-    def outer():
-        execute(command, "compsgd train")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["compsgd train", *map(str, args)])
-        if cwd is not None:
-            patch.chdir(cwd)
-        return runner.invoke(outer, [])
 
 
 BAD = {

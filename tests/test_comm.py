@@ -14,7 +14,7 @@ from compsgd.comm import AllGatherExchange, Collectives, Ledger
 from compsgd.comm.cost import ring_all_reduce
 from compsgd.comm.kernel_counters import can_count
 from compsgd.comm.ledger import Purpose
-from compsgd.comm.process_group import Place
+from compsgd.comm.place import Place
 from compsgd.workers.models import vanilla_cnn
 
 

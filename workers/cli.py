@@ -13,15 +13,16 @@ from compsgd.binning import BINNINGS
 from compsgd.checks import check_decay, check_lr
 from compsgd.comm.exchange import EXCHANGES
 from compsgd.comm.messages import ElsewhereError
-from compsgd.comm.process_group import Place
+from compsgd.comm.place import Place
 from compsgd.compiling import COMPILE_CHOICES, PAYS_FROM
 from compsgd.errors import CompsgdError
 from compsgd.workers.bench import bench
 from compsgd.workers.byte_table import byte_table
 from compsgd.workers.data import DATASETS
+from compsgd.workers.failures import InterruptedRunError
 from compsgd.workers.launching import ChildError, start_processes
 from compsgd.workers.models import MODELS
-from compsgd.workers.options import BACKENDS, DEVICES, OPTIMIZERS, Options
+from compsgd.workers.options import ATTACKS, BACKENDS, DEVICES, OPTIMIZERS, Options
 from compsgd.workers.run import run
 from compsgd.workers.spreading import SpreadingCommand, normalise
 
@@ -148,6 +149,16 @@ _OPTIONS = [
             help="Threads of each process; auto shares the cores out."),
     _option("--timeout", type=AutoOr(float, 0.001, 10_000_000), default="auto",
             help=f"Seconds a gradient collective may take; auto is {_DEFAULT_TIMEOUT_S:g}."),
+    _option("--checkpoint_every", type=click.IntRange(min=0), default=0,
+            help="Rounds between checkpoints; 0 for none but those after every epoch and on "
+            "SIGINT or SIGTERM."),
+    _flag("--resume", default=False,
+          help="Go on from the checkpoint of this experiment, with any number of processes."),
+    _option("--adversaries", type=click.IntRange(min=0), default=0,
+            help="How many workers, the last ones, attack the others."),
+    _option("--attack", type=click.Choice(ATTACKS), default="flip",
+            help="What they send: the negative of their gradient, a random one, one that is 1 "
+            "everywhere (the largest level), or NaN."),
 ]  # fmt: skip
 
 
@@ -229,12 +240,11 @@ def report_failures(action: Callable[[], Any]) -> Any:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
-    except ElsewhereError as error:
-        _fail(str(error), 2 if error.kind == "UsageError" else 1)
-    except CompsgdError as error:
-        _fail(str(error), 1)
+    except InterruptedRunError as error:
+        # Known to every process: rank 0 speaks for all.
+        sys.exit(1) if _rank() else _fail(error.format_message(), 1)
+    except (click.ClickException, ElsewhereError, CompsgdError) as error:
+        _fail(*_message_and_exit_code(error))
     except ChildError as error:
         # A process that failed in a way of ours has said so itself.
         if error.trace is not None:
@@ -242,6 +252,14 @@ def report_failures(action: Callable[[], Any]) -> Any:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 1)
+
+
+def _message_and_exit_code(error: Exception) -> tuple[str, int]:
+    if isinstance(error, click.ClickException):
+        return error.format_message(), error.exit_code
+    if isinstance(error, ElsewhereError):
+        return str(error), 2 if error.kind == "UsageError" else 1
+    return str(error), 1
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

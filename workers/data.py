@@ -13,6 +13,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from compsgd.randomness import derive_key
+from compsgd.workers.data_files import check_data_files
 from compsgd.workers.failures import RunError, UsageError
 
 
@@ -88,6 +89,7 @@ def _torchvision_loader(name: str) -> Callable[[Path, bool], Dataset]:
     def load(root: Path, download: bool) -> Dataset:
         source = getattr(torchvision.datasets, name)
         train, test = (_read(source, name, root, part, download) for part in (True, False))
+        check_data_files(name, root)
         return Dataset(_as_split(train), _as_split(test), NUM_CLASSES)
 
     return load

@@ -9,3 +9,7 @@ class UsageError(click.UsageError):
 
 class RunError(click.ClickException):
     """The run failed: exit code 1."""
+
+
+class InterruptedRunError(RunError):
+    """A signal has ended the run, on all processes after the same round."""

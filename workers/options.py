@@ -5,15 +5,26 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from compsgd.comm.kernel_counters import can_count
-from compsgd.comm.process_group import Place
+from compsgd.comm.place import Place
 from compsgd.workers.failures import UsageError
 
 OPTIMIZERS = ("sgd", "sign_sgd", "compressed_sgd", "compressed_sgd_vote")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
+ATTACKS = ("flip", "random", "constant", "nan")
 
 # What a process decides for itself.
 _OWN_AFFAIR = {"log_dir", "dataset_root", "download", "overwrite", "threads"}
+
+# What may be another one when a run is resumed: it changes no weight and no history.
+_MAY_CHANGE = _OWN_AFFAIR | {
+    "exp_name",
+    "backend",
+    "timeout",
+    "one_plot_optimizer",
+    "checkpoint_every",
+    "resume",
+}
 
 Cell = tuple[float, float]
 
@@ -57,6 +68,10 @@ class Options:
     backend: str
     threads: int | None
     timeout: float
+    checkpoint_every: int
+    resume: bool
+    adversaries: int
+    attack: str
 
     @property
     def has_range(self) -> bool:
@@ -103,7 +118,20 @@ class Options:
             parts.append("unshuffled")
         if self.exchange != "auto":
             parts.append(self.exchange)
+        if self.adversaries:
+            parts.append(self.attack_name())
         return [*parts, f"Seed{self.seed}", f"Workers{self.num_workers}"]
+
+    def attack_name(self) -> str:
+        return f"{self.adversaries}{self.attack}"
+
+    def lasting(self) -> dict[str, str]:
+        """The options that weights and histories depend on, as text, for a checkpoint."""
+        return {
+            name: text
+            for name, text in self.shared().items()
+            if name.removeprefix("--") not in _MAY_CHANGE
+        }
 
     def shared(self) -> dict[str, str]:
         """The options that all processes must have alike, as text; those that say where files
@@ -116,11 +144,27 @@ class Options:
 
     def check(self, place: Place) -> None:
         """Raises UsageError for options that do not go together."""
+        self._check_workers(place)
+        self._check_sweep()
+        self._check_folder()
+
+    def _check_workers(self, place: Place) -> None:
         if self.num_workers % place.world_size:
             raise UsageError(
                 f"--num_workers {self.num_workers} is no multiple of the {place.world_size} "
                 "processes that torchrun started"
             )
+        if self.adversaries > self.num_workers:
+            raise UsageError(
+                f"--adversaries {self.adversaries} is more than the {self.num_workers} workers"
+            )
+        if self.verify_bytes and (place.world_size == 1 or not can_count()):
+            raise UsageError(
+                "--verify_bytes compares with the kernel's counters of TCP sockets: it needs "
+                "several processes, and Linux"
+            )
+
+    def _check_sweep(self) -> None:
         if len(set(self.cells())) < len(self.cells()):
             raise UsageError("--lr or --weight_decay names a value twice; each cell runs once")
         if None not in (self.decay_min, self.decay_max) and len(self.weight_decay) > 1:
@@ -128,11 +172,10 @@ class Options:
                 "--weight_decay lists several values, but --decay_min and --decay_max fix both "
                 "sides: there is nothing left to sweep"
             )
-        if self.verify_bytes and (place.world_size == 1 or not can_count()):
-            raise UsageError(
-                "--verify_bytes compares with the kernel's counters of TCP sockets: it needs "
-                "several processes, and Linux"
-            )
+
+    def _check_folder(self) -> None:
+        if self.resume and self.overwrite:
+            raise UsageError("--resume goes on with what --overwrite deletes; give one of both")
         name = self.folder_name()
         if not re.fullmatch(r"[\w.=,+ -]+", name) or name in (".", ".."):
             raise UsageError(

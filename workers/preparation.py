@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from compsgd.comm.messages import gather_messages
-from compsgd.comm.process_group import Network, Place
+from compsgd.comm.place import Place
+from compsgd.comm.process_group import Network
 from compsgd.compiling import PIECE_NUMEL, pays
 from compsgd.errors import CompsgdError
 from compsgd.exchange import InProcessExchange

@@ -16,12 +16,16 @@ _LINE_INTERVAL_S = 10.0
 class Progress(Protocol):
     """Told of every step and epoch of a cell."""
 
+    def resume(self, epoch: int, round_: int) -> None: ...
     def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None: ...
     def epoch(self, epoch: int, train: Score, test: Score) -> None: ...
 
 
 class Silence:
     """For all processes but one."""
+
+    def resume(self, epoch: int, round_: int) -> None:
+        pass
 
     def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None:
         pass
@@ -37,6 +41,9 @@ class Lines:
         self._cell_name = cell_name
         self._num_rounds = num_rounds
         self._last = time.monotonic()
+
+    def resume(self, epoch: int, round_: int) -> None:
+        self._say(f"goes on in epoch {epoch + 1} after round {round_}/{self._num_rounds}")
 
     def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None:
         if time.monotonic() - self._last >= _LINE_INTERVAL_S:
@@ -80,6 +87,9 @@ class Bar:
         trace: TracebackType | None,
     ) -> None:
         self._bar.__exit__(kind, error, trace)
+
+    def resume(self, epoch: int, round_: int) -> None:
+        self._bar.update(epoch * self._num_rounds + round_)
 
     def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None:
         place = f"epoch {epoch + 1}/{self._num_epochs} round {round_ + 1}/{self._num_rounds}"

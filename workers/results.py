@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -16,6 +17,7 @@ from compsgd.comm.ledger import Ledger
 from compsgd.files import atomic_write
 from compsgd.history import Histories, write_histories
 from compsgd.plots import PLOT_NAMES, draw_experiment
+from compsgd.workers.checkpoint import FOLDER, State
 from compsgd.workers.digests import versions, weights_sha256
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.options import Cell, Options
@@ -35,6 +37,11 @@ class Experiment:
         self._histories: Histories = {}
         self._cells: list[dict[str, Any]] = []
         self.plots: list[Path] = []
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every cell of the sweep has its results."""
+        return len(self._cells) == len(self._options.cells())
 
     def check(self) -> None:
         """Raises UsageError if the folder exists or cannot be created; creates nothing."""
@@ -57,6 +64,61 @@ class Experiment:
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise UsageError(f"--log_dir {self._options.log_dir}: cannot write to {nearest}")
 
+    def check_resumable(self) -> None:
+        """Raises UsageError if there is no such experiment of ours."""
+        if not self.path.exists():
+            raise UsageError(f"there is no experiment {self.path} to --resume")
+        if not _is_experiment(self.path):
+            raise UsageError(
+                f"{self.path} is no experiment of compsgd, or holds other files too; it is not "
+                "resumed"
+            )
+
+    def read_results(self) -> bool:
+        """Whether this experiment is finished; its results are then those of its files."""
+        try:
+            result = json.loads((self.path / _RESULT).read_bytes())
+            self._cells = list(result["cells"])
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.path / _RESULT} is damaged: {error}") from error
+        if self.is_finished:
+            return True
+        self._cells = []
+        return False
+
+    def finished_cells(self) -> State:
+        """Those that `save` has added, for a checkpoint."""
+        return {
+            "cells": self._cells,
+            "histories": {
+                cell: {
+                    name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                    for name, value in history.items()
+                }
+                for cell, history in self._histories.items()
+            },
+        }
+
+    def reopen(self, finished: State, environment: dict[str, Any]) -> None:
+        """Goes on with the folder as a checkpoint knows it.
+
+        Args:
+            finished: from finished_cells.
+            environment: as for create.
+        """
+        self._cells = finished["cells"]
+        self._histories = {
+            cell: {
+                name: value.numpy() if isinstance(value, torch.Tensor) else value
+                for name, value in history.items()
+            }
+            for cell, history in finished["histories"].items()
+        }
+        clear_left_overs(self.path)
+        self._write_config(environment)
+
     def create(self, environment: dict[str, Any]) -> None:
         """Makes the folder, empty but for config.json.
 
@@ -71,6 +133,9 @@ class Experiment:
             raise UsageError(
                 f"--log_dir {self._options.log_dir}: cannot create {self.path}: {error.strerror}"
             ) from error
+        self._write_config(environment)
+
+    def _write_config(self, environment: dict[str, Any]) -> None:
         options = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self._options).items()
@@ -99,10 +164,16 @@ class Experiment:
             self._histories,
             labels,
             self.path,
-            title=f"{self._options.optimizer} on {self._options.dataset}, "
-            f"{self._options.num_workers} workers",
+            title=self._title(),
             one_axis=self._options.one_plot_optimizer,
         )
+
+    def _title(self) -> str:
+        options = self._options
+        title = f"{options.optimizer} on {options.dataset}, {options.num_workers} workers"
+        if options.adversaries:
+            title += f", {options.adversaries} of them adversaries ({options.attack})"
+        return title
 
     def table(self) -> str:
         """Per cell: accuracies, bytes, compression rate, time."""
@@ -151,7 +222,9 @@ class Experiment:
             "num_non_finite": result.num_non_finite,
             "median_round_seconds": median(result.history["seconds_hist"]),
             "median_compute_share": median(
-                np.divide(result.history["compute_seconds_hist"], result.history["seconds_hist"])
+                np.divide(
+                    result.history["compute_seconds_hist"], result.history["seconds_hist"]
+                ).tolist()
             ),
             "seconds": result.seconds,
             **result.verified_bytes,
@@ -184,12 +257,17 @@ def _file_name(cell: Cell) -> str:
 
 def _is_experiment(path: Path) -> bool:
     """Whether we made this folder, and nothing but us has put anything into it."""
-    own = {_CONFIG, _HISTORIES, _RESULT, _WEIGHTS, *PLOT_NAMES}
+    own = {_CONFIG, _HISTORIES, _RESULT, _WEIGHTS, FOLDER, *PLOT_NAMES}
     return (
         path.is_dir()
-        and {entry.name for entry in path.iterdir()} <= own
+        and {entry.name for entry in path.iterdir() if not _is_left_over(entry, own)} <= own
         and (_is_own_config(path / _CONFIG) or not any(path.iterdir()))
     )
+
+
+def _is_left_over(path: Path, own: set[str]) -> bool:
+    """Whether this is what atomic_write leaves where a process was killed."""
+    return any(path.name.startswith(f".{name}.") for name in own)
 
 
 def _is_own_config(path: Path) -> bool:
@@ -200,7 +278,16 @@ def _is_own_config(path: Path) -> bool:
 
 
 def _clear(path: Path) -> None:
+    shutil.rmtree(path / FOLDER, ignore_errors=True)
+    clear_left_overs(path)
     for weights in (path / _WEIGHTS).glob("*.pt"):
         weights.unlink()
     for name in (_HISTORIES, _RESULT, *PLOT_NAMES):
         (path / name).unlink(missing_ok=True)
+
+
+def clear_left_overs(path: Path) -> None:
+    """Deletes the temporary files of processes that were killed."""
+    for folder in (path, path / _WEIGHTS):
+        for entry in folder.glob(".*.*"):
+            entry.unlink(missing_ok=True)

@@ -2,26 +2,35 @@
 
 import logging
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from compsgd.comm import build_exchange
 from compsgd.comm.agreement import check_agreement
-from compsgd.comm.messages import all_succeed
-from compsgd.comm.process_group import Network, Place, connect
+from compsgd.comm.collectives import CollectiveError
+from compsgd.comm.messages import all_succeed, gather_messages
+from compsgd.comm.place import Place
+from compsgd.comm.process_group import Network, connect
+from compsgd.comm.store import Store, open_store
+from compsgd.workers import checkpoint
+from compsgd.workers.checkpoint import Loaded, State
 from compsgd.workers.data import Dataset, load_dataset
 from compsgd.workers.digests import shapes_sha256, versions, weights_sha256
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.models import build_model, normalises_batches
 from compsgd.workers.options import Cell, Options
 from compsgd.workers.preparation import Preparation, prepare_kernels
-from compsgd.workers.progress import Bar, Lines, Silence, cell_name, on_a_terminal
+from compsgd.workers.progress import Bar, Lines, Progress, Silence, cell_name, on_a_terminal
 from compsgd.workers.results import Experiment
-from compsgd.workers.training import CellResult, CellTraining, batch_plan
+from compsgd.workers.training import CellTraining, batch_plan
+from compsgd.workers.watchdog import StopAgreement, Watchdog
+
+log = logging.getLogger("compsgd")
 
 _FAILURES = (UsageError, RunError)
 
@@ -41,27 +50,170 @@ def run(options: Options, place: Place) -> None:
     _set_threads(options, place)
     torch.backends.cudnn.deterministic = True
     _report_warnings(place)
-    with connect(place, options.num_workers, backend, options.timeout, device) as network:
-        experiment = Experiment(options)
-        _on_rank_0(network, experiment.check)
-        dataset = _load_together(options, network, place)
+    store = open_store(place) if place.launched else None
+    with Watchdog(place, store, options.timeout) as watchdog:
+        try:
+            with connect(
+                place, store, options.num_workers, backend, options.timeout, device
+            ) as network:
+                _Run(options, place, device, network).to_the_end(store, watchdog)
+        except CollectiveError as error:
+            raise watchdog.explain(error) from error
+
+
+class _Run:
+    """What the steps of a run have in common."""
+
+    def __init__(
+        self, options: Options, place: Place, device: torch.device, network: Network
+    ) -> None:
+        self._options = options
+        self._place = place
+        self._device = device
+        self._network = network
+        self._peers = network.bookkeeping
+        self._experiment = Experiment(options)
+        hosted = build_exchange(options.exchange, network.gradient).hosted
+        is_first_here = place.local_rank == 0
+        path = self._experiment.path / checkpoint.FOLDER
+        self._checkpoints = checkpoint.Checkpoints(path, hosted, self._peers, is_first_here)
+
+    def to_the_end(self, store: Store | None, watchdog: Watchdog) -> None:
+        # torchrun starts a run again to go on with it.
+        is_resumed = self._options.resume or self._place.attempt > 0
+        found = self._find_checkpoint() if is_resumed else None
+        if is_resumed and found is None and self._is_finished():
+            self._on_rank_0(lambda: _report(self._experiment))
+            return
+        if not is_resumed:
+            self._on_rank_0(self._experiment.check)
+        dataset = _load_together(self._options, self._network, self._place)
+        preparation = self._check_and_prepare(dataset)
+        if found is not None:
+            self._check_same(found, preparation)
+        loaded = None if found is None else self._checkpoints.load()
+        self._open_folder(preparation, loaded)
+        stopping = StopAgreement(store, watchdog)
+        with watchdog.graceful():
+            self._train_cells(dataset, preparation, stopping, found, loaded)
+        self._on_rank_0(lambda: _report(self._experiment))
+
+    def _find_checkpoint(self) -> State | None:
+        if self._options.resume:
+            self._on_rank_0(self._experiment.check_resumable)
+        return self._checkpoints.find()
+
+    def _is_finished(self) -> bool:
+        is_rank_0 = self._peers.rank == 0
+        mine = all_succeed(
+            self._peers, lambda: is_rank_0 and self._experiment.read_results(), _FAILURES
+        )
+        return bool(gather_messages(self._peers, mine)[0])
+
+    def _check_and_prepare(self, dataset: Dataset) -> Preparation:
+        options, network = self._options, self._network
         model = build_model(options.model, dataset.image_shape, dataset.num_classes, options.seed)
-        all_succeed(network.bookkeeping, lambda: _check_batches(options, dataset, model), _FAILURES)
-        check_agreement(network.bookkeeping, _facts(options, dataset, model))
-        preparation = _prepare(options, dataset, model, network, place)
+        all_succeed(self._peers, lambda: _check_batches(options, dataset, model), _FAILURES)
+        check_agreement(self._peers, _facts(options, dataset, model))
+        return _prepare(options, dataset, model, network, self._place)
+
+    def _check_same(self, found: State, preparation: Preparation) -> None:
+        """Raises UsageError if the checkpoint was made with an option that matters and is another
+        one now."""
+        here = self._lasting(preparation)
+        for name, then in found["options"].items():
+            now = here.get(name, "nothing")
+            if now != then:
+                raise UsageError(
+                    f"{name} is {now}, but the checkpoint in {self._checkpoints.path} was made "
+                    f"with {then}; resume with what it was, or start another experiment"
+                )
+        for name, then in found["versions"].items():
+            now = versions()[name]
+            if now != then:
+                log.warning("resuming with %s %s what %s began: bits may differ", name, now, then)
+
+    def _lasting(self, preparation: Preparation) -> dict[str, str]:
+        lasting = self._options.lasting()
+        if self._options.binning == "exp":
+            lasting["whether kernels are compiled (--compile)"] = str(preparation.is_compiled)
+        return lasting
+
+    def _open_folder(self, preparation: Preparation, loaded: Loaded | None) -> None:
         environment = {
-            "processes": place.world_size,
-            "device": str(device),
-            "backend": backend if place.launched else None,
+            "processes": self._place.world_size,
+            "device": str(self._device),
+            "backend": dist.get_backend() if self._place.launched else None,
             "threads": torch.get_num_threads(),
             "compiled": preparation.is_compiled,
             "compile_seconds": round(preparation.seconds, 1),
+            "resumed": loaded is not None,
         }
-        _on_rank_0(network, lambda: experiment.create(environment))
-        for cell in options.cells():
-            result = _train(options, cell, dataset, device, network, place, preparation.choice)
-            _on_rank_0(network, lambda result=result: experiment.save(result, network.ledger))
-        _on_rank_0(network, lambda: _report(experiment))
+        if loaded is None:
+            self._on_rank_0(lambda: self._experiment.create(environment))
+            return
+        self._checkpoints.tidy()
+        finished = loaded.shared["finished"]
+        self._on_rank_0(lambda: self._experiment.reopen(finished, environment))
+
+    def _train_cells(
+        self,
+        dataset: Dataset,
+        preparation: Preparation,
+        stopping: StopAgreement,
+        found: State | None,
+        loaded: Loaded | None,
+    ) -> None:
+        cells = self._options.cells()
+        first = 0 if found is None else found["cell"]
+        facts = {"options": self._lasting(preparation), "versions": versions()}
+        for number, cell in list(enumerate(cells))[first:]:
+
+            def save(training: CellTraining, number: int = number) -> None:
+                shared, by_worker = training.state()
+                self._save(facts | {"cell": number}, shared, by_worker)
+
+            num_rounds = batch_plan(self._options, dataset).num_rounds
+            with self._progress(cell, num_rounds) as progress:
+                training = CellTraining(
+                    self._options,
+                    cell,
+                    dataset,
+                    self._device,
+                    self._network,
+                    progress,
+                    preparation.choice,
+                    stopping,
+                    save,
+                )
+                if loaded is not None and "weights" in loaded.shared and number == first:
+                    training.restore(loaded)
+                    position = training.position
+                    progress.resume(position["epoch"], position["round_"])
+                result = training.run()
+            self._on_rank_0(
+                lambda result=result: self._experiment.save(result, self._network.ledger)
+            )
+            if number + 1 < len(cells):
+                hosted = build_exchange(self._options.exchange, self._network.gradient).hosted
+                self._save(facts | {"cell": number + 1}, {}, {worker: {} for worker in hosted})
+        self._checkpoints.remove()
+
+    def _save(self, facts: State, shared: State, by_worker: dict[int, State]) -> None:
+        shared = shared | {"finished": self._experiment.finished_cells()}
+        self._checkpoints.save(facts, shared, by_worker)
+
+    def _on_rank_0(self, action: Any) -> None:
+        _on_rank_0(self._network, action)
+
+    def _progress(self, cell: Cell, num_rounds: int) -> AbstractContextManager[Progress]:
+        """What shows how far a cell is."""
+        name = cell_name(cell, self._options.has_range)
+        if self._place.rank != 0:
+            return nullcontext(Silence())
+        if on_a_terminal():
+            return Bar(name, num_rounds, self._options.epochs)
+        return nullcontext(Lines(name, num_rounds))
 
 
 def choose_device(options: Options, place: Place) -> torch.device:
@@ -167,27 +319,6 @@ def _prepare(
     if place.rank == 0 and preparation.is_compiled:
         click.echo(f"compiled the kernels in {preparation.seconds:.1f} s")
     return preparation
-
-
-def _train(
-    options: Options,
-    cell: Cell,
-    dataset: Dataset,
-    device: torch.device,
-    network: Network,
-    place: Place,
-    compile: str,
-) -> CellResult:
-    name = cell_name(cell, options.has_range)
-    num_rounds = batch_plan(options, dataset).num_rounds
-    if place.rank != 0:
-        progress: Any = nullcontext(Silence())
-    elif on_a_terminal():
-        progress = Bar(name, num_rounds, options.epochs)
-    else:
-        progress = nullcontext(Lines(name, num_rounds))
-    with progress as shown:
-        return CellTraining(options, cell, dataset, device, network, shown, compile).run()
 
 
 def _report(experiment: Experiment) -> None:

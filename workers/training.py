@@ -1,9 +1,9 @@
 """The training loop of one process for one cell of the sweep."""
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -17,15 +17,19 @@ from compsgd.gradients import FlatGradients
 from compsgd.history import History
 from compsgd.randomness import derive_key
 from compsgd.round_optimizer import RoundOptimizer
+from compsgd.workers.attacks import Attack
 from compsgd.workers.buffers import WorkerZeroBuffers
 from compsgd.workers.byte_check import ByteCheck
+from compsgd.workers.checkpoint import Loaded, State
 from compsgd.workers.data import BatchPlan, Dataset
 from compsgd.workers.digests import weights_sha256
-from compsgd.workers.evaluation import evaluate, in_worker_order
+from compsgd.workers.evaluation import EvaluationAbandonedError, evaluate, in_worker_order
+from compsgd.workers.failures import InterruptedRunError
 from compsgd.workers.models import build_model
 from compsgd.workers.options import Cell, Options
-from compsgd.workers.progress import Progress
+from compsgd.workers.progress import Progress, cell_name
 from compsgd.workers.scores import BatchScore, Score, batch_loss, batch_weighted, sample_weighted
+from compsgd.workers.watchdog import StopAgreement
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,14 @@ class _Recorder:
     batch_step: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     compute_seconds: list[float] = field(default_factory=list)
+    bytes_sent: list[int] = field(default_factory=list)
 
-    def as_history(self, bytes_sent: list[int], bin_counts: list[Any]) -> History:
+    @classmethod
+    def restored(cls, state: State) -> "_Recorder":
+        scores = {name: [Score(*one) for one in state[name]] for name in ("epoch", "test", "batch")}
+        return cls(**state | scores)
+
+    def as_history(self, bin_counts: list[Any]) -> History:
         return {
             "avg_epoch_loss_hist": [score.loss for score in self.epoch],
             "avg_epoch_acc_hist": [score.accuracy for score in self.epoch],
@@ -71,14 +81,32 @@ class _Recorder:
             "bin_usage": np.stack(bin_counts) if bin_counts else np.empty(0),
             "test_loss_hist": [score.loss for score in self.test],
             "test_acc_hist": [score.accuracy for score in self.test],
-            "bytes_sent_hist": bytes_sent,
+            "bytes_sent_hist": self.bytes_sent,
             "seconds_hist": self.seconds,
             "compute_seconds_hist": self.compute_seconds,
         }
 
 
+@dataclass
+class _Position:
+    """Where a cell is.
+
+    Attributes:
+        epoch: the current one, from 0.
+        round_: the next one in it.
+        must_evaluate: whether the evaluation after the round before it is still to come.
+    """
+
+    epoch: int = 0
+    round_: int = 0
+    must_evaluate: bool = False
+
+
 class CellTraining:
-    """Trains one (lr, decay) cell; every process runs the same steps with its own workers."""
+    """Trains one (lr, decay) cell; every process runs the same steps with its own workers.
+
+    It can be left between rounds and inside evaluations, which change nothing.
+    """
 
     def __init__(
         self,
@@ -89,7 +117,15 @@ class CellTraining:
         network: Network,
         progress: Progress,
         compile: str,
+        stopping: StopAgreement,
+        save: Callable[["CellTraining"], None],
     ) -> None:
+        """
+        Args:
+            compile: "on" or "off".
+            stopping: asked after each round whether to stop.
+            save: writes a checkpoint; all processes call it together.
+        """
         self._options = options
         self._cell = cell
         self._dataset = dataset
@@ -105,18 +141,70 @@ class CellTraining:
         self._buffers = WorkerZeroBuffers(self._model, network.bookkeeping)
         self._recorder = _Recorder()
         self._byte_check = ByteCheck(network) if options.verify_bytes else None
-        self._first_step = len(network.ledger.steps)
+        self._attack = Attack(options)
+        self._stopping = stopping
+        self._save = save
+        self._position = _Position()
+        self._scores = self._no_scores()
         self._num_full_rounds = 0
+        self._began = time.perf_counter()
+
+    @property
+    def position(self) -> dict[str, Any]:
+        return asdict(self._position)
 
     def run(self) -> CellResult:
-        began = time.perf_counter()
-        for epoch in range(self._options.epochs):
-            self._epoch(epoch)
-        bytes_sent = [
-            step.logical.sent_bytes for step in self._network.ledger.steps[self._first_step :]
-        ]
-        bin_counts = getattr(self._optimizer, "bin_counts", [])
-        history = self._recorder.as_history(bytes_sent, bin_counts)
+        """From where it is to its end.
+
+        Raises:
+            InterruptedRunError: told to stop, on all processes, behind a checkpoint.
+        """
+        try:
+            while self._position.epoch < self._options.epochs:
+                self._epoch(self._position.epoch)
+            return self._result()
+        except EvaluationAbandonedError:
+            self._stop()
+
+    def state(self) -> tuple[State, dict[int, State]]:
+        """All that `restore` needs: what processes share, and what each hosted worker has."""
+        self._buffers.synchronise()
+        optimizer = self._optimizer.state_dict()
+        ranges = optimizer["state"].pop("ranges", {})
+        shared = {
+            "position": self.position,
+            "weights": self._model.state_dict(),
+            "optimizer": optimizer,
+            "recorder": _plain(asdict(self._recorder)),
+            "num_full_rounds": self._num_full_rounds,
+            "byte_check": None if self._byte_check is None else self._byte_check.state(),
+            "seconds": time.perf_counter() - self._began,
+        }
+        hosted = enumerate(self._exchange.hosted)
+        return shared, {
+            worker: {"range": ranges.get(worker, {}), "scores": self._scores[:, slot].clone()}
+            for slot, worker in hosted
+        }
+
+    def restore(self, loaded: Loaded) -> None:
+        shared = loaded.shared
+        self._position = _Position(**shared["position"])
+        self._model.load_state_dict(shared["weights"])
+        optimizer = shared["optimizer"]
+        optimizer["state"]["ranges"] = {
+            worker: state["range"] for worker, state in loaded.by_worker.items()
+        }
+        self._optimizer.load_state_dict(optimizer)
+        self._recorder = _Recorder.restored(shared["recorder"])
+        for slot, worker in enumerate(self._exchange.hosted):
+            self._scores[:, slot] = loaded.by_worker[worker]["scores"]
+        self._num_full_rounds = shared["num_full_rounds"]
+        if self._byte_check is not None:
+            self._byte_check.restore(shared["byte_check"])
+        self._began = time.perf_counter() - shared["seconds"]
+
+    def _result(self) -> CellResult:
+        history = self._recorder.as_history(getattr(self._optimizer, "bin_counts", []))
         if self._byte_check is not None:
             history["wire_bytes_sent_hist"] = self._byte_check.ledger_bytes
             history["kernel_bytes_sent_hist"] = self._byte_check.kernel_bytes
@@ -128,29 +216,64 @@ class CellTraining:
             train=self._evaluate_on("train"),
             test=self._recorder.test[-1],
             num_non_finite=self._optimizer.num_non_finite,
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - self._began,
             verified_bytes={} if self._byte_check is None else self._byte_check.totals(),
         )
 
     def _epoch(self, epoch: int) -> None:
         order = self._plan.order(epoch)
-        hosted = len(self._exchange.hosted)
-        scores = torch.zeros(self._plan.num_rounds, hosted, 3, dtype=torch.float64)
-        for round_ in range(self._plan.num_rounds):
-            began = time.perf_counter()
-            mine = self._round(order, round_)
-            self._recorder.seconds.append(time.perf_counter() - began)
-            for slot, score in mine.items():
-                scores[round_, slot] = torch.tensor(score, dtype=torch.float64)
-            self._progress.step(
-                epoch, round_, next(iter(mine.values()), None), self._last_step_bytes()
-            )
-            self._evaluate_between_rounds(round_)
+        position = self._position
+        while position.round_ < self._plan.num_rounds or position.must_evaluate:
+            if not position.must_evaluate:
+                self._train_round(order, epoch, position.round_)
+                position.round_ += 1
+                position.must_evaluate = True
+                if self._stopping.is_due():
+                    self._stop()
+            self._evaluate_between_rounds(position.round_ - 1)
+            position.must_evaluate = False
+            self._save_between_rounds()
+        self._check_weights(epoch)
+        self._record_epoch(self._scores)
         if self._byte_check is not None:
             self._byte_check.end_epoch()
-        self._check_weights(epoch)
-        self._record_epoch(scores)
         self._progress.epoch(epoch, self._recorder.epoch[-1], self._recorder.test[-1])
+        self._scores = self._no_scores()
+        self._position = _Position(epoch + 1)
+        self._save(self)
+
+    def _train_round(self, order: Tensor, epoch: int, round_: int) -> None:
+        name = cell_name(self._cell, self._options.has_range)
+        self._stopping.begin_round(
+            f"{name}, epoch {epoch + 1}, round {round_ + 1}/{self._plan.num_rounds}"
+        )
+        began = time.perf_counter()
+        mine = self._round(order, round_)
+        step_bytes = self._network.ledger.steps[-1].logical.sent_bytes
+        self._recorder.seconds.append(time.perf_counter() - began)
+        self._recorder.bytes_sent.append(step_bytes)
+        for slot, score in mine.items():
+            self._scores[round_, slot] = torch.tensor(score, dtype=torch.float64)
+        self._progress.step(epoch, round_, next(iter(mine.values()), None), step_bytes)
+
+    def _no_scores(self) -> Tensor:
+        """Of this process's workers in the rounds of an epoch."""
+        shape = self._plan.num_rounds, len(self._exchange.hosted), len(BatchScore._fields)
+        return torch.zeros(shape, dtype=torch.float64)
+
+    def _save_between_rounds(self) -> None:
+        interval = self._options.checkpoint_every
+        is_last = self._position.round_ == self._plan.num_rounds
+        if interval and self._optimizer.round % interval == 0 and not is_last:
+            self._save(self)
+
+    def _stop(self) -> NoReturn:
+        self._save(self)
+        position = self._position
+        raise InterruptedRunError(
+            f"interrupted in epoch {position.epoch + 1} after round {position.round_}/"
+            f"{self._plan.num_rounds}; a checkpoint is written, --resume goes on from it"
+        )
 
     def _round(self, order: Tensor, round_: int) -> dict[int, BatchScore]:
         """Every hosted worker's gradient, then one joint step; the scores by slot."""
@@ -168,6 +291,7 @@ class CellTraining:
         self._buffers.end_round()
         # A worker without a batch must not find the gradients of another one.
         self._optimizer.zero_grad()
+        self._stopping.begin_exchange()
         self._optimizer.step()
         return scores
 
@@ -181,6 +305,7 @@ class CellTraining:
         loss, score = batch_loss(self._model(images), labels)
         loss.backward()
         self._gradients.end()
+        self._attack.apply(self._gradients.buffer, worker, self._optimizer.round)
         self._buffers.end_forward(worker)
         return score
 
@@ -188,11 +313,11 @@ class CellTraining:
         """The whole training set, after every worker has received another so many batches."""
         if (round_ + 1) * self._plan.num_workers > self._plan.num_batches:
             return
-        self._num_full_rounds += 1
         interval = self._options.batchwise_evaluation
-        if interval > 0 and self._num_full_rounds % interval == 0:
+        if interval > 0 and (self._num_full_rounds + 1) % interval == 0:
             self._recorder.batch.append(self._evaluate_on("train"))
             self._recorder.batch_step.append(self._optimizer.round)
+        self._num_full_rounds += 1
 
     def _check_weights(self, epoch: int) -> None:
         """All processes have the same weights, or the run ends."""
@@ -208,20 +333,29 @@ class CellTraining:
             [score for score in in_worker_order(everyones[:, round_]) if score.num_images]
             for round_ in range(self._plan.num_rounds)
         ]
+        test = self._evaluate_on("test")
         self._recorder.epoch.append(sample_weighted(_flatten(rounds)))
         if self._options.batchwise_evaluation <= 0:
             self._recorder.batch.extend(batch_weighted(scores) for scores in rounds)
             num_steps = self._optimizer.round
             self._recorder.batch_step.extend(range(num_steps - len(rounds) + 1, num_steps + 1))
-        self._recorder.test.append(self._evaluate_on("test"))
+        self._recorder.test.append(test)
 
     def _evaluate_on(self, split: str) -> Score:
         self._buffers.synchronise()
         images = self._dataset.train if split == "train" else self._dataset.test
-        return evaluate(self._model, images, self._device, self._network.evaluation)
+        peers = self._network.evaluation
+        return evaluate(
+            self._model, images, self._device, peers, lambda: self._stopping.wanted_here
+        )
 
-    def _last_step_bytes(self) -> int:
-        return self._network.ledger.steps[-1].logical.sent_bytes
+
+def _plain(recorded: dict[str, Any]) -> dict[str, Any]:
+    """With tuples instead of named ones, which a checkpoint could not name."""
+    return {
+        name: [tuple(item) if isinstance(item, tuple) else item for item in items]
+        for name, items in recorded.items()
+    }
 
 
 def _flatten(rounds: list[list[BatchScore]]) -> Iterable[BatchScore]:

@@ -1,0 +1,43 @@
+"""The key-value store that all launched processes share."""
+
+import os
+from datetime import timedelta
+from typing import Protocol
+
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from compsgd.comm.place import Place
+from compsgd.errors import CompsgdError
+
+# A launcher's store is there before the processes are; rank 0 may take its time to start.
+_LAUNCHERS_TIMEOUT_S = 10.0
+_TIMEOUT_S = 300.0
+
+
+class Store(Protocol):
+    """What is used here of a torch.distributed.Store. One client is for one thread."""
+
+    def add(self, key: str, by: int, /) -> int: ...
+    def check(self, keys: list[str], /) -> bool: ...
+    def clone(self) -> "Store": ...
+    def compare_set(self, key: str, expected: str, desired: str, /) -> bytes: ...
+    def get(self, key: str, /) -> bytes: ...
+    def set(self, key: str, value: str, /) -> None: ...
+
+
+def open_store(place: Place) -> Store:
+    """The store of this attempt. Each has keys of its own: gloo cannot connect by those of the one
+    before."""
+    is_launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    timeout = timedelta(seconds=_LAUNCHERS_TIMEOUT_S if is_launchers else _TIMEOUT_S)
+    try:
+        found = rendezvous("env://", place.rank, place.world_size, timeout=timeout)
+        store, _, _ = next(iter(found))
+    except RuntimeError as error:
+        host = "the launcher is gone" if is_launchers else "rank 0 cannot be reached"
+        raise CompsgdError(
+            f"{host}: no store at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        ) from error
+    opened: Store = PrefixStore(f"compsgd attempt {place.attempt}", store)
+    return opened

@@ -1,0 +1,210 @@
+"""A run that is interrupted and resumed ends as one that never was, by a bit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import run
+from processes import run_ranks
+from stopping import outcome, stopped_after
+
+from compsgd.workers import training
+from compsgd.workers.evaluation import EvaluationAbandonedError
+
+SWEEP = ["--model", "mlp", "--epochs", "2", "--batch_size", "128", "--num_workers", "4",
+         "--threads", "1", "--compile", "off"]  # fmt: skip
+# 2 cells of 2 epochs of 3 rounds.
+
+
+LRS = ("0.003", "0.001")
+
+
+def train(folder, *args, lrs=LRS, stop_after=None):
+    where = ["--log_dir", folder.parent, "--exp_name", folder.name]
+    with stopped_after(stop_after):
+        return run(*SWEEP, "--lr", *lrs, *where, *args)
+
+
+def assert_interrupted(result):
+    assert result.exit_code == 1, result.output
+    assert "a checkpoint is written, --resume goes on from it" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+KINDS = {
+    "sgd": ["--optimizer", "sgd"],
+    "sign_sgd": ["--optimizer", "sign_sgd", "--count_usages"],
+    "compressed_sgd": ["--optimizer", "compressed_sgd", "--count_usages", "--rand_zero", "false"],
+    "vote": ["--weight_decay", "0.7", "--batchwise_evaluation", "2", "--shuffle", "false"],
+    "adversaries": ["--adversaries", "1", "--attack", "random", "--binning", "exp"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_interrupted_again_and_again(kind, tmp_path):
+    """Inside an epoch, at its end, in the second cell; seldom as the next attempt does too little
+    to come to a checkpoint of its own."""
+    args = KINDS[kind]
+    assert train(tmp_path / "whole", *args).exit_code == 0
+    assert_interrupted(train(tmp_path / "parts", *args, stop_after=2))
+    for rounds in (1, 2, 4):
+        assert_interrupted(train(tmp_path / "parts", *args, "--resume", stop_after=rounds))
+    result = train(tmp_path / "parts", *args, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "lr 0.001" in result.stdout
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+    whole, parts = (
+        json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "parts")
+    )
+    measured = {"seconds", "median_round_seconds", "median_compute_share"}
+    for one, other in zip(whole["cells"], parts["cells"], strict=True):
+        assert {k: v for k, v in one.items() if k not in measured} == {
+            k: v for k, v in other.items() if k not in measured
+        }
+    assert not (tmp_path / "parts" / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("num_evaluations", range(1, 7))
+def test_evaluations_that_are_abandoned_come_again(num_evaluations, tmp_path, monkeypatch):
+    """Between rounds, after an epoch, at the very end."""
+    args = ["--batchwise_evaluation", "2"]
+    assert train(tmp_path / "whole", *args, lrs=["0.003"]).exit_code == 0
+    evaluate, calls = training.evaluate, []
+
+    def abandoned(*args):
+        calls.append(args)
+        if len(calls) == num_evaluations:
+            raise EvaluationAbandonedError
+        return evaluate(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "evaluate", abandoned)
+        assert_interrupted(train(tmp_path / "parts", *args, lrs=["0.003"]))
+    assert train(tmp_path / "parts", *args, "--resume", lrs=["0.003"]).exit_code == 0
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_other_numbers_of_processes_go_on(tmp_path):
+    """4 processes begin, 1 goes on, 2 end it."""
+    args = ["--count_usages", "--exchange", "scatter_reduce", "--checkpoint_every", "1"]
+    parts = tmp_path / "parts"
+    assert train(tmp_path / "whole", *args).exit_code == 0
+    options = [*SWEEP, "--lr", *LRS, *args, "--log_dir", str(tmp_path), "--exp_name", "parts"]
+    ranks(4, tmp_path, [[options, 2]])
+    assert sorted(path.name for path in (parts / "checkpoint" / "000002").iterdir()) == [
+        "shared.pt", "worker0.pt", "worker1.pt", "worker2.pt", "worker3.pt"
+    ]  # fmt: skip
+    assert_interrupted(train(parts, *args, "--resume", stop_after=5))
+    ranks(2, tmp_path, [[[*options, "--resume"], 2], [[*options, "--resume"], None]])
+    assert outcome(parts) == outcome(tmp_path / "whole")
+    assert json.loads((parts / "config.json").read_text())["run"]["processes"] == 2
+
+
+def ranks(world_size, tmp_path, runs):
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+    script = Path(__file__).parent / "rank_resumes.py"
+    finished = run_ranks(world_size, script, str(tmp_path / "runs.json"), num_groups=len(runs))
+    assert [(rank.exit_code, rank.stderr) for rank in finished] == [(0, "")] * world_size
+
+
+def test_checkpoints_between_epochs(tmp_path):
+    """Killed without warning, a run goes on from the last checkpoint there is."""
+    assert train(tmp_path / "whole").exit_code == 0
+    for interval, folder in (("0", "000001"), ("2", "000003")):
+        parts = tmp_path / f"every{interval}"
+
+        class KilledError(BaseException):
+            pass
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training.CellTraining, "_stop", lambda self: raises(KilledError))
+            with pytest.raises(KilledError):
+                train(parts, "--checkpoint_every", interval, stop_after=5)
+        assert (parts / "checkpoint" / folder).is_dir()
+        # What the one who was killed was about to write.
+        (parts / "checkpoint" / "000009").mkdir()
+        (parts / "checkpoint" / "000009" / ".shared.pt.half").write_text("x")
+        (parts / ".result.json.half").write_text("x")
+        (parts / "weights" / ".lr.pt.half").write_text("x")
+        assert train(parts, "--resume").exit_code == 0
+        assert outcome(parts) == outcome(tmp_path / "whole")
+        assert not list(parts.glob(".*"))
+
+
+def raises(error):
+    raise error
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupted") / "x"
+    assert_interrupted(train(folder, stop_after=4))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--num_bits", "4"],
+        ["--binning", "exp"],
+        ["--num_workers", "8"],
+        ["--epochs", "3"],
+        ["--seed", "1"],
+        ["--rand_zero", "false"],
+        ["--weight_decay", "0.5"],
+        ["--adversaries", "1"],
+        ["--count_usages", "true"],
+    ],
+)
+def test_a_changed_option_is_named(args, interrupted):
+    result = train(interrupted, *args, "--resume")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {args[0]} is ")
+    assert "but the checkpoint in" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_options_that_do_not_matter_may_change(interrupted, tmp_path):
+    shutil.copytree(interrupted, tmp_path / "y")
+    args = ["--one_plot_optimizer", "true", "--timeout", "9", "--checkpoint_every", "2"]
+    assert train(tmp_path / "y", *args, "--resume").exit_code == 0
+
+
+def test_nothing_to_resume(tmp_path):
+    result = train(tmp_path / "x", "--resume")
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: there is no experiment {tmp_path / 'x'} to --resume\n"
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "thesis.tex").write_text("")
+    result = train(tmp_path / "x", "--resume")
+    assert result.exit_code == 2
+    assert "is no experiment of compsgd" in result.stderr
+    result = train(tmp_path / "x", "--resume", "--overwrite")
+    assert result.exit_code == 2
+    assert "give one of both" in result.stderr
+
+
+def test_a_run_that_came_to_no_checkpoint_begins_anew(tmp_path, interrupted):
+    shutil.copytree(interrupted, tmp_path / "x")
+    shutil.rmtree(tmp_path / "x" / "checkpoint")
+    assert train(tmp_path / "x", "--resume").exit_code == 0
+    assert len(outcome(tmp_path / "x")) > 2
+
+
+def test_a_finished_run_says_what_it_came_to(tmp_path):
+    first = train(tmp_path / "x")
+    before = outcome(tmp_path / "x")
+    again = train(tmp_path / "x", "--resume")
+    assert again.exit_code == 0
+    assert first.stdout.split("\n\n")[1] == again.stdout.split("\n\n")[0].lstrip("\n")
+    assert outcome(tmp_path / "x") == before
+
+
+def test_a_checkpoint_holds_the_ranges(interrupted):
+    parts = sorted((interrupted / "checkpoint").glob("0*/worker*.pt"))
+    assert len(parts) == 4
+    for path in parts:
+        saved = torch.load(path, weights_only=True)
+        assert (saved["range"]["max"] >= saved["range"]["min"]).all()
