@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from processes import run_ranks
 
 import compsgd
@@ -14,6 +16,7 @@ from compsgd.comm import AllGatherExchange, Collectives, Ledger
 from compsgd.comm.cost import ring_all_reduce
 from compsgd.comm.kernel_counters import can_count
 from compsgd.comm.ledger import Purpose
+from compsgd.comm.messages import gather_messages
 from compsgd.comm.place import Place
 from compsgd.workers.models import vanilla_cnn
 
@@ -111,3 +114,32 @@ def test_place_comes_from_torchruns_variables():
     assert Place.from_environment(variables) == Place()
     variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     assert Place.from_environment(variables) == Place(5, 8, 1, 4, launched=True)
+
+
+class Hostile:
+    """Collectives in which rank 1 sends what it likes."""
+
+    def __init__(self, size, text):
+        self._answers = [torch.tensor(size), text]
+
+    def all_gather(self, tensor, logical_bytes=0):
+        theirs = self._answers.pop(0)
+        if theirs.dim():
+            theirs = torch.nn.functional.pad(theirs, (0, tensor.numel() - theirs.numel()))
+        return torch.stack([tensor, theirs.to(tensor.dtype)])
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1 << 40])
+def test_a_message_of_an_absurd_size_is_refused(size):
+    with pytest.raises(compsgd.CompsgdError, match="one of them is damaged"):
+        gather_messages(Hostile(size, torch.zeros(1)), {})
+
+
+@given(st.binary(min_size=1, max_size=20))
+def test_any_message_is_json_or_refused(data):
+    hostile = Hostile(len(data), torch.tensor(list(data), dtype=torch.uint8))
+    try:
+        messages = gather_messages(hostile, "a message that is longer than twenty bytes")
+    except compsgd.CompsgdError:
+        return
+    assert messages[1] == json.loads(data)

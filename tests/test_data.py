@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from compsgd.workers.data import BatchPlan, load_dataset
-from compsgd.workers.failures import UsageError
+from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.models import MODELS, build_model
 
 
@@ -86,3 +86,16 @@ def test_models_fit_their_images_and_their_seed(name, image_shape):
         not torch.equal(parameter, different)
         for parameter, different in zip(model.parameters(), other.parameters(), strict=True)
     )
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_a_flipped_bit_in_unpacked_data_is_noticed(name, mnist_root):
+    load_dataset("MNIST", mnist_root, download=True)
+    path = mnist_root / "MNIST" / "raw" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=f"{name} is damaged: .* delete it"):
+        load_dataset("MNIST", mnist_root, download=True)
+    path.unlink()
+    assert len(load_dataset("MNIST", mnist_root, download=True).train) == 60_000

@@ -95,3 +95,29 @@ def test_a_written_file_has_the_usual_permissions(tmp_path):
         file.write(b"new")
     (tmp_path / "plain").touch()
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("position", [0.1, 0.3, 0.5, 0.7, 0.95, 0.999])
+def test_any_flipped_bit_is_noticed(position, tmp_path):
+    path = tmp_path / "h.pkl"
+    write_histories(path, HISTORIES)
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CompsgdError, match=r"h\.pkl is no histories file"):
+        read_histories(path)
+
+
+@pytest.mark.parametrize("missing_bytes", [1, 10, 70, 75, 100])
+def test_a_file_without_its_end_is_refused(missing_bytes, tmp_path):
+    path = tmp_path / "h.pkl"
+    write_histories(path, HISTORIES)
+    path.write_bytes(path.read_bytes()[:-missing_bytes])
+    with pytest.raises(CompsgdError, match=r"h\.pkl is no histories file"):
+        read_histories(path)
+
+
+def test_anybody_reads_it_as_a_pickle(tmp_path):
+    write_histories(tmp_path / "h.pkl", HISTORIES)
+    with (tmp_path / "h.pkl").open("rb") as file:
+        assert list(pickle.load(file)) == list(HISTORIES)

@@ -133,6 +133,19 @@ def test_torchrun_starts_it_again_by_itself(tmp_path):
     assert outcome(tmp_path / "x") == outcome(tmp_path / "whole")
 
 
+def test_torchrun_does_not_go_on_with_what_somebody_else_began(tmp_path):
+    args = [*ENDLESS[:-2], "--epochs", "1", "--log_dir", str(tmp_path), "--exp_name", "x"]
+    assert run(*args, "--num_workers", "2", "--lr", "0.001").exit_code == 0
+    before = outcome(tmp_path / "x")
+    command = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node", "2",
+               "--max-restarts", "1", str(ROOT / "launch.py"), *args]  # fmt: skip
+    with started_command(*command) as torchrun:
+        ended = finish(torchrun, 120)
+    assert ended.exit_code == 1
+    assert ended.stderr.count("x exists; choose another --exp_name") == 2
+    assert outcome(tmp_path / "x") == before
+
+
 def test_a_process_alone_ends_after_its_round(tmp_path):
     command = [str(Path(sys.executable).with_name("compsgd")), "train", *ENDLESS]
     with started_command(*command, "--num_workers", "3", "--log_dir", str(tmp_path)) as alone:

@@ -64,6 +64,14 @@ class Experiment:
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise UsageError(f"--log_dir {self._options.log_dir}: cannot write to {nearest}")
 
+    def is_started_by(self, launcher: str) -> bool:
+        """Whether the folder is one that this launcher's processes have made."""
+        try:
+            config = json.loads((self.path / _CONFIG).read_bytes())
+            return bool(config["run"]["launcher"] == launcher)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def check_resumable(self) -> None:
         """Raises UsageError if there is no such experiment of ours."""
         if not self.path.exists():

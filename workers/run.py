@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -79,8 +80,7 @@ class _Run:
         self._checkpoints = checkpoint.Checkpoints(path, hosted, self._peers, is_first_here)
 
     def to_the_end(self, store: Store | None, watchdog: Watchdog) -> None:
-        # torchrun starts a run again to go on with it.
-        is_resumed = self._options.resume or self._place.attempt > 0
+        is_resumed = self._options.resume or self._is_started_again()
         found = self._find_checkpoint() if is_resumed else None
         if is_resumed and found is None and self._is_finished():
             self._on_rank_0(lambda: _report(self._experiment))
@@ -97,6 +97,11 @@ class _Run:
         with watchdog.graceful():
             self._train_cells(dataset, preparation, stopping, found, loaded)
         self._on_rank_0(lambda: _report(self._experiment))
+
+    def _is_started_again(self) -> bool:
+        """Whether torchrun starts a run once more that it has begun itself: to go on with it."""
+        is_own = self._place.attempt > 0 and self._experiment.is_started_by(_launcher())
+        return bool(gather_messages(self._peers, is_own)[0])
 
     def _find_checkpoint(self) -> State | None:
         if self._options.resume:
@@ -148,6 +153,7 @@ class _Run:
             "compiled": preparation.is_compiled,
             "compile_seconds": round(preparation.seconds, 1),
             "resumed": loaded is not None,
+            "launcher": _launcher(),
         }
         if loaded is None:
             self._on_rank_0(lambda: self._experiment.create(environment))
@@ -214,6 +220,11 @@ class _Run:
         if on_a_terminal():
             return Bar(name, num_rounds, self._options.epochs)
         return nullcontext(Lines(name, num_rounds))
+
+
+def _launcher() -> str:
+    """Names the process that started this one."""
+    return f"{platform.node()} {os.getppid()}"
 
 
 def choose_device(options: Options, place: Place) -> torch.device:
