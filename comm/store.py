@@ -11,8 +11,12 @@ from compsgd.comm.place import Place
 from compsgd.errors import CompsgdError
 
 # A launcher's store is there before the processes are; rank 0 may take its time to start.
-_LAUNCHERS_TIMEOUT_S = 10.0
+_LAUNCHERS_TIMEOUT_S = 5.0
 _TIMEOUT_S = 300.0
+
+
+class StoreError(CompsgdError):
+    """There is no store: a process can do nothing, and nobody needs to be told."""
 
 
 class Store(Protocol):
@@ -28,7 +32,11 @@ class Store(Protocol):
 
 def open_store(place: Place) -> Store:
     """The store of this attempt. Each has keys of its own: gloo cannot connect by those of the one
-    before."""
+    before.
+
+    Raises:
+        StoreError: it cannot be reached.
+    """
     is_launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     timeout = timedelta(seconds=_LAUNCHERS_TIMEOUT_S if is_launchers else _TIMEOUT_S)
     try:
@@ -36,7 +44,7 @@ def open_store(place: Place) -> Store:
         store, _, _ = next(iter(found))
     except RuntimeError as error:
         host = "the launcher is gone" if is_launchers else "rank 0 cannot be reached"
-        raise CompsgdError(
+        raise StoreError(
             f"{host}: no store at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         ) from error
     opened: Store = PrefixStore(f"compsgd attempt {place.attempt}", store)

@@ -61,7 +61,8 @@ ATTEMPTS_AT_MOST = 8
 # torchrun takes 30 s more for a process that is stopped; a person would kill it.
 STOPPED_FOR_S = 12.0
 PATIENCE_S = 60.0
-ORPHAN_AFTER_S = 20.0
+# Those that miss their launcher before they have found its store take longest to notice.
+ORPHAN_AFTER_S = 40.0
 MEASURED = {"seconds_hist", "compute_seconds_hist"}
 GOOD = ("bit-identical", "attempts", "clear errors", "ended by the signal itself")
 BAD = ("different ends", "orphans", "corrupt files", "damage accepted", "tracebacks",

@@ -189,7 +189,9 @@ def test_nothing_to_resume(tmp_path):
 def test_a_run_that_came_to_no_checkpoint_begins_anew(tmp_path, interrupted):
     shutil.copytree(interrupted, tmp_path / "x")
     shutil.rmtree(tmp_path / "x" / "checkpoint")
-    assert train(tmp_path / "x", "--resume").exit_code == 0
+    result = train(tmp_path / "x", "--resume")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("there is no checkpoint yet: the run begins anew\n")
     assert len(outcome(tmp_path / "x")) > 2
 
 

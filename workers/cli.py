@@ -14,6 +14,7 @@ from compsgd.checks import check_decay, check_lr
 from compsgd.comm.exchange import EXCHANGES
 from compsgd.comm.messages import ElsewhereError
 from compsgd.comm.place import Place
+from compsgd.comm.store import StoreError
 from compsgd.compiling import COMPILE_CHOICES, PAYS_FROM
 from compsgd.errors import CompsgdError
 from compsgd.workers.bench import bench
@@ -243,6 +244,9 @@ def report_failures(action: Callable[[], Any]) -> Any:
     except InterruptedRunError as error:
         # Known to every process: rank 0 speaks for all.
         sys.exit(1) if _rank() else _fail(error.format_message(), 1)
+    except StoreError as error:
+        _tell(str(error))
+        sys.exit(1)
     except (click.ClickException, ElsewhereError, CompsgdError) as error:
         _fail(*_message_and_exit_code(error))
     except ChildError as error:
@@ -263,14 +267,17 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    rank = _rank()
-    if rank != 0:
+    if _rank() != 0:
         # All processes are ended as soon as one has failed. Where rank 0 fails too, this one is
         # ended here; else nobody but this one knows why.
         time.sleep(_GRACE_S)
-        message = f"rank {rank}: {message}"
-    click.echo(f"Error: {message}", err=True)
+    _tell(message)
     sys.exit(exit_code)
+
+
+def _tell(message: str) -> None:
+    rank = _rank()
+    click.echo(f"Error: rank {rank}: {message}" if rank else f"Error: {message}", err=True)
 
 
 def _rank() -> int:

@@ -92,6 +92,8 @@ class _Run:
         if found is not None:
             self._check_same(found, preparation)
         loaded = None if found is None else self._checkpoints.load()
+        if is_resumed and loaded is None and self._place.rank == 0:
+            click.echo("there is no checkpoint yet: the run begins anew")
         self._open_folder(preparation, loaded)
         stopping = StopAgreement(store, watchdog)
         with watchdog.graceful():

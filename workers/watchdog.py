@@ -124,10 +124,9 @@ class Watchdog:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """In the main thread; the other one has been told through the socket."""
-        now = time.monotonic()
-        first = self._signalled_at or now
-        self._signalled_at = first
-        if not self._is_graceful or now - first > _SECOND_SIGNAL_AFTER_S:
+        if self._signalled_at is None:
+            self._signalled_at = time.monotonic()
+        if not self._is_graceful:
             raise KeyboardInterrupt
 
     # In the thread.
@@ -137,11 +136,19 @@ class Watchdog:
             readable, _, _ = select.select([self._reader], [], [], _POLL_S)
             told = self._reader.recv(64) if readable else b""
             was_signalled = any(number in told for number in _SIGNALS)
-            if was_signalled and self._signalled_at is None:
-                self._signalled_at = time.monotonic()
+            if was_signalled:
+                self._note_signal()
             if self._urgent is not None and self._routine is not None:
                 self._watch_others(self._urgent, self._routine, was_signalled or _CALL in told)
             self._force()
+
+    def _note_signal(self) -> None:
+        """The first one asks; a later one insists."""
+        now = time.monotonic()
+        if self._signalled_at is None:
+            self._signalled_at = now
+        if now - self._signalled_at > _SECOND_SIGNAL_AFTER_S:
+            self._end("interrupted", tell=self._place.rank == 0)
 
     def _watch_others(self, urgent: RollCall, routine: RollCall, calls: bool) -> None:
         try:
