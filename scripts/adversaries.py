@@ -29,7 +29,15 @@ COMMAND = [str(Path(sys.executable).with_name("compsgd")), "train", "--num_worke
 @click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--most", type=click.IntRange(1, 8), default=4, show_default=True,
               help="Adversaries at most.")  # fmt: skip
-def main(dataset: str, dataset_root: Path, model: str, epochs: int, most: int) -> None:
+@click.option("--attack", "attacks", type=click.Choice(ATTACKS), multiple=True, default=ATTACKS)
+def main(
+    dataset: str,
+    dataset_root: Path,
+    model: str,
+    epochs: int,
+    most: int,
+    attacks: tuple[str, ...],
+) -> None:
     """Prints test accuracies in percent, a row for each attack and optimizer."""
     options = ["--dataset", dataset, "--dataset_root", str(dataset_root), "--model", model]
     options += ["--epochs", str(epochs)]
@@ -39,7 +47,7 @@ def main(dataset: str, dataset_root: Path, model: str, epochs: int, most: int) -
         honest = {
             name: accuracy([*options, *own], Path(folder)) for name, own in OPTIMIZERS.items()
         }
-        for attack in ATTACKS:
+        for attack in attacks:
             for name, own in OPTIMIZERS.items():
                 under_attack = [
                     accuracy(

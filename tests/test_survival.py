@@ -15,6 +15,8 @@ ENDLESS = ["--model", "mlp", "--epochs", "100000", "--batch_size", "256", "--thr
            "--compile", "off", "--exp_name", "x"]  # fmt: skip
 LONG = ["--epochs", "8", "--batch_size", "16", "--checkpoint_every", "10"]
 
+pytestmark = pytest.mark.heavy
+
 
 def start_ranks(world_size, folder, *args):
     return started_ranks(world_size, ROOT / "launch.py", *ENDLESS, "--log_dir", str(folder), *args)

@@ -1,0 +1,39 @@
+"""The scripts, on small settings, as a user runs them."""
+
+import sys
+
+import pytest
+from processes import ROOT, run_command
+
+SCRIPTS = ROOT / "scripts"
+
+
+def test_random_bytes_through_unpack():
+    finished = run_command(sys.executable, str(SCRIPTS / "fuzz_unpack.py"), "--strings", "3000")
+    assert (finished.exit_code, finished.stderr) == (0, "")
+    seen = {line.rpartition("  ")[0].strip(): line.split()[-1] for line in
+            finished.stdout.splitlines()[2:]}  # fmt: skip
+    assert seen["crashes"] == seen["accepted but invalid"] == "0"
+    assert all(int(seen[name].replace(",", "")) > 500 for name in ("refused", "valid"))
+
+
+@pytest.mark.heavy
+def test_a_short_soak():
+    finished = run_command(
+        sys.executable, str(SCRIPTS / "soak.py"), "--runs", "2", "--seed", "3", timeout_s=240
+    )
+    assert finished.exit_code == 0, finished.stdout
+    table = dict(line.rsplit(maxsplit=1) for line in finished.stdout.splitlines()[-12:])
+    assert table["bit-identical"] == "2"
+
+
+@pytest.mark.heavy
+def test_a_table_of_one_adversary():
+    finished = run_command(
+        sys.executable, str(SCRIPTS / "adversaries.py"), "--dataset", "digits", "--epochs", "1",
+        "--most", "1", "--attack", "flip", timeout_s=240,
+    )  # fmt: skip
+    assert finished.exit_code == 0, finished.stderr
+    rows = [line.split() for line in finished.stdout.splitlines()[4:]]
+    assert [row[0] for row in rows] == ["flip"] * 3
+    assert all(0 <= float(value) <= 100 for row in rows for value in row[-2:])
