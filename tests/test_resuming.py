@@ -10,6 +10,8 @@ from command_line import run
 from processes import run_ranks
 from stopping import outcome, stopped_after
 
+from compsgd.comm.kernel_counters import can_count
+from compsgd.history import read_histories
 from compsgd.workers import training
 from compsgd.workers.evaluation import EvaluationAbandonedError
 
@@ -100,6 +102,25 @@ def test_other_numbers_of_processes_go_on(tmp_path):
     ranks(2, tmp_path, [[[*options, "--resume"], 2], [[*options, "--resume"], None]])
     assert outcome(parts) == outcome(tmp_path / "whole")
     assert json.loads((parts / "config.json").read_text())["run"]["processes"] == 2
+
+
+@pytest.mark.skipif(not can_count(), reason="the kernel counts bytes for us on Linux only")
+def test_counted_bytes_go_on(tmp_path):
+    """Those of the epoch under way, too, and of both processes."""
+    options = [*SWEEP, "--lr", "0.003", "--verify_bytes", "--log_dir", str(tmp_path), "--exp_name"]
+    whole, parts = [*options, "whole"], [*options, "parts"]
+    ranks(2, tmp_path, [[whole, None], [parts, 2], [[*parts, "--resume"], None]])
+    results = [json.loads((tmp_path / x / "result.json").read_text()) for x in ("whole", "parts")]
+    sent = [result["cells"][0]["wire_bytes_sent"] for result in results]
+    assert sent[0] == sent[1] > 0
+    assert 1 < results[1]["cells"][0]["kernel_to_ledger"] < 1.1
+    gradient = [result["process_0_bytes_sent"]["gradient"] for result in results]
+    assert gradient[0] == gradient[1] > 0
+    histories = [read_histories(tmp_path / x / "histories.pkl") for x in ("whole", "parts")]
+    assert (
+        histories[0][0.003, 1.0]["wire_bytes_sent_hist"]
+        == (histories[1][0.003, 1.0]["wire_bytes_sent_hist"])
+    )
 
 
 def ranks(world_size, tmp_path, runs):

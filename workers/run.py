@@ -14,6 +14,7 @@ from torch import nn
 from compsgd.comm import build_exchange
 from compsgd.comm.agreement import check_agreement
 from compsgd.comm.collectives import CollectiveError
+from compsgd.comm.ledger import Flow, Purpose
 from compsgd.comm.messages import all_succeed, gather_messages
 from compsgd.comm.place import Place
 from compsgd.comm.process_group import Network, connect
@@ -161,6 +162,9 @@ class _Run:
             self._on_rank_0(lambda: self._experiment.create(environment))
             return
         self._checkpoints.tidy()
+        if self._place.rank == 0:
+            for purpose in Purpose:
+                self._wire[purpose] += tuple(loaded.shared["wire"][purpose.value])
         finished = loaded.shared["finished"]
         self._on_rank_0(lambda: self._experiment.reopen(finished, environment))
 
@@ -208,8 +212,16 @@ class _Run:
         self._checkpoints.remove()
 
     def _save(self, facts: State, shared: State, by_worker: dict[int, State]) -> None:
-        shared = shared | {"finished": self._experiment.finished_cells()}
+        shared = shared | {
+            "finished": self._experiment.finished_cells(),
+            "wire": {purpose.value: list(flow) for purpose, flow in self._wire.items()},
+        }
         self._checkpoints.save(facts, shared, by_worker)
+
+    @property
+    def _wire(self) -> dict[Purpose, Flow]:
+        """What has crossed between this process and others; of process 0, in all attempts."""
+        return self._network.ledger.wire
 
     def _on_rank_0(self, action: Any) -> None:
         _on_rank_0(self._network, action)
