@@ -60,20 +60,25 @@ def connect(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     shared_store: Any = store
-    dist.init_process_group(
-        backend,
-        store=shared_store,
-        rank=place.rank,
-        world_size=place.world_size,
-        timeout=_PATIENCE,
-        device_id=device if backend == "nccl" else None,
-    )
-    others = open_sockets()
     timeout = timedelta(seconds=timeout_s)
-    gradient_group = _new_group(timeout)
-    sockets = open_sockets() - others
     try:
-        yield _network(ledger, num_workers, gradient_group, _new_group(_PATIENCE), timeout, sockets)
+        dist.init_process_group(
+            backend,
+            store=shared_store,
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=_PATIENCE,
+            device_id=device if backend == "nccl" else None,
+        )
+        others = open_sockets()
+        # Over gloo each collective is timed from its beginning to its end, and joining is not.
+        gradient_group = _new_group(timeout if backend == "nccl" else _PATIENCE)
+        sockets = open_sockets() - others
+        other_group = _new_group(_PATIENCE)
+    except RuntimeError as error:
+        raise CollectiveError(f"joining the others: {error}") from error
+    try:
+        yield _network(ledger, num_workers, gradient_group, other_group, timeout, sockets)
     except CollectiveError:
         # Leaving a group in which a process is missing may take forever.
         raise

@@ -19,14 +19,21 @@ OPTIMIZERS = {
     "sign vote": ["--optimizer", "sign_sgd", "--lr", "0.001"],
     "float32 mean": ["--optimizer", "sgd", "--lr", "0.1"],
 }
-COMMAND = [str(Path(sys.executable).with_name("compsgd")), "train", "--num_workers", "8"]
+COMMAND = [
+    str(Path(sys.executable).with_name("compsgd")),
+    "train",
+    "--num_workers",
+    "8",
+    "--threads",
+    "1",
+]
 
 
 @click.command()
 @click.option("--dataset", default="MNIST", show_default=True)
 @click.option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"))
 @click.option("--model", default="mlp", show_default=True)
-@click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--most", type=click.IntRange(1, 8), default=4, show_default=True,
               help="Adversaries at most.")  # fmt: skip
 @click.option("--attack", "attacks", type=click.Choice(ATTACKS), multiple=True, default=ATTACKS)

@@ -40,7 +40,7 @@ LAUNCHERS = {
     "launch.py": [sys.executable, LAUNCH, "--num_workers", "2"],
     "compsgd train": [str(BIN / "compsgd"), "train", "--num_workers", "2"],
 }
-OPTIONS = ["--model", "mlp", "--epochs", "8", "--batch_size", "32", "--threads", "1", "--compile",
+OPTIONS = ["--model", "mlp", "--epochs", "6", "--batch_size", "32", "--threads", "1", "--compile",
            "off", "--count_usages", "--checkpoint_every", "5", "--timeout", "3",
            "--exp_name", "x"]  # fmt: skip
 SIGNALS = {
@@ -54,7 +54,7 @@ HURTS = {
     for name in ("torchrun", "launch.py")
 } | {"compsgd train": ["kill", "terminate", "interrupt"]}
 # From the imports to the end of a run, if two go on at a time.
-MOMENTS_S = (0.5, 12.0)
+MOMENTS_S = (0.5, 9.0)
 HURTS_AT_MOST = 2
 DAMAGE_SHARE = 0.2
 ATTEMPTS_AT_MOST = 8

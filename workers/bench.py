@@ -12,7 +12,6 @@ import torch
 
 from compsgd.binning import BINNINGS
 from compsgd.files import atomic_write
-from compsgd.plots import draw_codec_benchmark
 from compsgd.workers.failures import UsageError
 from compsgd.workers.measurements import CodecCase, measure_codec, measure_round
 from compsgd.workers.spreading import SpreadingCommand, normalise
@@ -93,6 +92,8 @@ def codec(picture: Path | None, **values: Any) -> None:
         rows.append([name, *shown])
     click.echo(format_table(head, rows))
     if picture is not None:
+        from compsgd.plots import draw_codec_benchmark
+
         draw_codec_benchmark(records, picture)
         click.echo(f"plot: {picture}")
 

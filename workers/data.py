@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from compsgd.randomness import derive_key
@@ -68,6 +65,10 @@ def load_dataset(name: str, root: Path, download: bool) -> Dataset:
 
 
 def _digits(root: Path, download: bool) -> Dataset:
+    # Seconds that other data sets should not cost; so is torchvision below.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     images = digits.images.astype(np.uint8)[:, None]
     # A fixed split, the same for every seed, so that runs can be compared.
@@ -87,6 +88,8 @@ def _digits(root: Path, download: bool) -> Dataset:
 
 def _torchvision_loader(name: str) -> Callable[[Path, bool], Dataset]:
     def load(root: Path, download: bool) -> Dataset:
+        import torchvision
+
         source = getattr(torchvision.datasets, name)
         train, test = (_read(source, name, root, part, download) for part in (True, False))
         check_data_files(name, root)

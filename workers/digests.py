@@ -3,10 +3,10 @@
 import hashlib
 import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 
@@ -32,6 +32,6 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),
         "numpy": np.__version__,
     }

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-import torchvision
 from torch import nn
 
 from compsgd.randomness import derive_key
@@ -42,6 +41,8 @@ def mlp(image_shape: ImageShape, num_classes: int) -> nn.Module:
 def resnet18(image_shape: ImageShape, num_classes: int) -> nn.Module:
     """torchvision's, with first layers for small images: a 3 x 3 convolution of stride 1 and no
     max-pooling."""
+    import torchvision  # takes seconds that only this model should cost
+
     model = torchvision.models.resnet18(num_classes=num_classes)
     model.conv1 = nn.Conv2d(image_shape[0], 64, kernel_size=3, padding=1, bias=False)
     model.maxpool = nn.Identity()

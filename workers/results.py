@@ -16,7 +16,6 @@ from compsgd.comm.cost import ring_all_reduce
 from compsgd.comm.ledger import Ledger
 from compsgd.files import atomic_write
 from compsgd.history import Histories, write_histories
-from compsgd.plots import PLOT_NAMES, draw_experiment
 from compsgd.workers.checkpoint import FOLDER, State
 from compsgd.workers.digests import versions, weights_sha256
 from compsgd.workers.failures import RunError, UsageError
@@ -168,6 +167,8 @@ class Experiment:
 
     def _draw(self) -> None:
         labels = {cell: cell_name(cell, self._options.has_range) for cell in self._histories}
+        from compsgd.plots import draw_experiment  # matplotlib: a second, on one process
+
         self.plots = draw_experiment(
             self._histories,
             labels,
@@ -265,12 +266,18 @@ def _file_name(cell: Cell) -> str:
 
 def _is_experiment(path: Path) -> bool:
     """Whether we made this folder, and nothing but us has put anything into it."""
-    own = {_CONFIG, _HISTORIES, _RESULT, _WEIGHTS, FOLDER, *PLOT_NAMES}
+    own = {_CONFIG, _HISTORIES, _RESULT, _WEIGHTS, FOLDER, *_plot_names()}
     return (
         path.is_dir()
         and {entry.name for entry in path.iterdir() if not _is_left_over(entry, own)} <= own
         and (_is_own_config(path / _CONFIG) or not any(path.iterdir()))
     )
+
+
+def _plot_names() -> tuple[str, ...]:
+    from compsgd.plots import PLOT_NAMES
+
+    return PLOT_NAMES
 
 
 def _is_left_over(path: Path, own: set[str]) -> bool:
@@ -290,7 +297,7 @@ def _clear(path: Path) -> None:
     clear_left_overs(path)
     for weights in (path / _WEIGHTS).glob("*.pt"):
         weights.unlink()
-    for name in (_HISTORIES, _RESULT, *PLOT_NAMES):
+    for name in (_HISTORIES, _RESULT, *_plot_names()):
         (path / name).unlink(missing_ok=True)
 
 
