@@ -19,6 +19,8 @@ def check_agreement(collectives: Collectives, facts: Mapping[str, str]) -> None:
             value the ranks that have it.
     """
     everyones = gather_messages(collectives, dict(facts))
+    if not all(isinstance(theirs, dict) for theirs in everyones):
+        raise CompsgdError("another process says what nobody asked for: it does something else")
     names = dict.fromkeys(name for theirs in everyones for name in theirs)
     for name in names:
         values = [theirs.get(name, "nothing") for theirs in everyones]

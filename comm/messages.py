@@ -30,6 +30,12 @@ def gather_messages(collectives: Collectives, message: Any) -> list[Any]:
     return [_decode(row[:size]) for row, size in zip(texts, sizes, strict=True)]
 
 
+def _kind_and_message(report: Any) -> tuple[str, str]:
+    if isinstance(report, list) and len(report) == 2 and all(isinstance(x, str) for x in report):
+        return report[0], report[1]
+    raise CompsgdError("another process says what nobody asked for: it does something else")
+
+
 def _decode(text: Tensor) -> Any:
     try:
         return json.loads(text.numpy().tobytes())
@@ -72,5 +78,5 @@ def all_succeed(
         raise failure
     for report in reports:
         if report is not None:
-            raise ElsewhereError(*report)
+            raise ElsewhereError(*_kind_and_message(report))
     return result

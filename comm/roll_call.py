@@ -63,6 +63,18 @@ class RollCall:
         self._is_open = False
         return absent
 
+    def join(self) -> None:
+        """This process answers from now on."""
+        self._store.set(f"joined: {self._rank}", "")
+
+    def has_joined(self, rank: int) -> bool:
+        return self._store.check([f"joined: {rank}"])
+
+    def verdict_on_those_who_came(self) -> list[int] | None:
+        """The same without those who never joined: they may still be starting."""
+        absent = self.verdict()
+        return None if absent is None else [rank for rank in absent if self.has_joined(rank)]
+
     def leave(self) -> None:
         """This process has come to its end, and will not answer any more."""
         self._store.set(f"left: {self._rank}", "")

@@ -40,10 +40,11 @@ LAUNCHERS = {
     "launch.py": [sys.executable, LAUNCH, "--num_workers", "2"],
     "compsgd train": [str(BIN / "compsgd"), "train", "--num_workers", "2"],
 }
-OPTIONS = ["--model", "mlp", "--epochs", "6", "--batch_size", "32", "--threads", "1", "--compile",
+OPTIONS = ["--model", "mlp", "--epochs", "5", "--batch_size", "32", "--threads", "1", "--compile",
            "off", "--count_usages", "--checkpoint_every", "5", "--timeout", "3",
            "--exp_name", "x"]  # fmt: skip
 SIGNALS = {
+    "Ctrl-C to": signal.SIGINT,
     "kill": signal.SIGKILL,
     "terminate": signal.SIGTERM,
     "interrupt": signal.SIGINT,
@@ -52,21 +53,23 @@ SIGNALS = {
 HURTS = {
     name: [hurt for hurt in SIGNALS for _ in range(1 if hurt == "stop" else 3)]
     for name in ("torchrun", "launch.py")
-} | {"compsgd train": ["kill", "terminate", "interrupt"]}
+} | {"compsgd train": ["kill", "terminate", "interrupt", "Ctrl-C to"]}
 # From the imports to the end of a run, if two go on at a time.
-MOMENTS_S = (0.5, 9.0)
+MOMENTS_S = (0.5, 7.0)
 HURTS_AT_MOST = 2
 DAMAGE_SHARE = 0.2
 ATTEMPTS_AT_MOST = 8
 # torchrun takes 30 s more for a process that is stopped; a person would kill it.
 STOPPED_FOR_S = 12.0
+# Two runs share the machine.
+SOON_S = 20.0
 PATIENCE_S = 60.0
 # Those that miss their launcher before they have found its store take longest to notice.
 ORPHAN_AFTER_S = 40.0
 MEASURED = {"seconds_hist", "compute_seconds_hist"}
 GOOD = ("bit-identical", "attempts", "clear errors", "ended by the signal itself")
 BAD = ("different ends", "orphans", "corrupt files", "damage accepted", "tracebacks",
-       "unclear ends", "other failures", "left behind")  # fmt: skip
+       "unclear ends", "late ends", "other failures", "left behind")  # fmt: skip
 CLEAR = re.compile(
     r"^Error: .*(gone|interrupted|damaged|was ended by|exchange failed|no experiment)", re.MULTILINE
 )
@@ -79,7 +82,7 @@ class End:
 
     exit_code: int
     text: str
-    seconds: float
+    seconds_after_hurt: float
 
 
 class Soak:
@@ -112,6 +115,7 @@ class Run:
         self._name = name
         self._random = draw
         self._soak = soak
+        self._hurt_at: float | None = None
         folder.mkdir()
 
     def to_the_end(self, expected: dict[str, bytes]) -> None:
@@ -138,7 +142,7 @@ class Run:
         if (self._folder / "x" / "config.json").exists():
             command.append("--resume")
         mark = f"{self._folder}-{time.monotonic_ns()}"
-        began = time.monotonic()
+        self._hurt_at = None
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(
                 command,
@@ -154,21 +158,27 @@ class Run:
                 exit_code = process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 exit_code = 124
+            seconds = time.monotonic() - (self._hurt_at or time.monotonic())
             self._count_orphans(mark, hurt)
             process.wait()
             output.seek(0)
-            return End(exit_code, output.read(), time.monotonic() - began)
+            return End(exit_code, output.read(), seconds)
 
     def _hurt(self, process: "subprocess.Popen[bytes]", hurt: str, mark: str) -> None:
         time.sleep(self._random.uniform(*MOMENTS_S))
         workers = sorted(pid for pid in marked(mark) if pid != process.pid and is_worker(pid))
         target = process.pid
+        if hurt == "Ctrl-C to":
+            self._note_hurt("Ctrl-C to all")
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            return
         if workers and (hurt == "stop" or self._random.random() < 0.6):
             target = self._random.choice(workers)
         is_launcher = target == process.pid and self._name != "compsgd train"
         if process.poll() is not None or (hurt == "stop" and is_launcher):
             return
-        self._soak.count_hurt(f"{hurt} a {'launcher' if is_launcher else 'worker'}")
+        self._note_hurt(f"{hurt} a {'launcher' if is_launcher else 'worker'}")
         with contextlib.suppress(ProcessLookupError):
             os.kill(target, SIGNALS[hurt])
         if hurt == "stop":
@@ -177,6 +187,10 @@ class Run:
                 time.sleep(0.1)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(target, signal.SIGKILL)
+
+    def _note_hurt(self, what: str) -> None:
+        self._soak.count_hurt(what)
+        self._hurt_at = time.monotonic()
 
     def _count_orphans(self, mark: str, hurt: str | None) -> None:
         deadline = time.monotonic() + ORPHAN_AFTER_S
@@ -212,6 +226,8 @@ class Run:
             self._fail("damage accepted", end, hurt)
         if refused and not is_damaged:
             self._fail("corrupt files", end, hurt)
+        if end.seconds_after_hurt > SOON_S and hurt != "stop" and end.exit_code != 0:
+            self._fail("late ends", end, hurt)
         if end.exit_code != 0:
             self._check_failure(end, hurt, is_damaged)
 
@@ -220,11 +236,15 @@ class Run:
             self._fail("other failures", end, hurt)
         elif CLEAR.search(end.text):
             self._soak.count("clear errors")
-        elif hurt in ("kill", "terminate", "interrupt"):
-            # Before it could say anything, or the one that would have said it.
+        elif hurt != "stop" and self._could_say_nothing(end, hurt):
             self._soak.count("ended by the signal itself")
         else:
             self._fail("unclear ends", end, hurt)
+
+    def _could_say_nothing(self, end: End, hurt: str | None) -> bool:
+        """Hit while it started; or what was killed is all there is, or the launcher."""
+        is_starting = "epoch" not in end.text
+        return is_starting or (hurt == "kill" and end.exit_code == -signal.SIGKILL)
 
     def _check_outcome(self, expected: dict[str, bytes]) -> None:
         try:
@@ -243,8 +263,8 @@ class Run:
     def _fail(self, kind: str, end: End, hurt: str | None) -> None:
         self._soak.fail(
             kind,
-            f"{self._name}, {hurt}, exit code {end.exit_code} after {end.seconds:.1f} s\n"
-            f"{end.text[-3000:]}",
+            f"{self._name}, {hurt}, and {end.seconds_after_hurt:.1f} s after it exit code "
+            f"{end.exit_code}\n{end.text[-3000:]}",
         )
 
 
@@ -252,7 +272,11 @@ def has_traceback(text: str) -> bool:
     """Whether code of ours has shown a traceback. An interrupted import shows one as everywhere in
     Python."""
     blocks = text.split("Traceback (most recent call last):")[1:]
-    return any(OURS.search(block) and "\nKeyboardInterrupt" not in block for block in blocks)
+    return any(OURS.search(block) and not is_interrupted_import(block) for block in blocks)
+
+
+def is_interrupted_import(block: str) -> bool:
+    return "\nKeyboardInterrupt" in block and "<frozen importlib" in block
 
 
 def marked(mark: str) -> list[int]:

@@ -121,3 +121,22 @@ def test_anybody_reads_it_as_a_pickle(tmp_path):
     write_histories(tmp_path / "h.pkl", HISTORIES)
     with (tmp_path / "h.pkl").open("rb") as file:
         assert list(pickle.load(file)) == list(HISTORIES)
+
+
+class ForgedArray:
+    """An array of objects over bytes of its own choice: reading an element would follow them."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), np.dtype("O"), b"A" * 8)
+
+
+class ForgedObjects:
+    def __reduce__(self):
+        return np.dtype, ("O", False, True)
+
+
+@pytest.mark.parametrize("forged", [ForgedArray(), ForgedObjects()])
+def test_forged_arrays_are_refused(forged, tmp_path):
+    (tmp_path / "h.pkl").write_bytes(pickle.dumps({(0.1, 1.0): {"a": forged}}))
+    with pytest.raises(CompsgdError, match=r"h\.pkl is no histories file"):
+        read_histories(tmp_path / "h.pkl")

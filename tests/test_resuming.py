@@ -183,7 +183,7 @@ def test_a_changed_option_is_named(args, interrupted):
     result = train(interrupted, *args, "--resume")
     assert result.exit_code == 2
     assert result.stderr.startswith(f"Error: {args[0]} is ")
-    assert "but the checkpoint in" in result.stderr
+    assert " was made with " in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -214,6 +214,31 @@ def test_a_run_that_came_to_no_checkpoint_begins_anew(tmp_path, interrupted):
     assert result.exit_code == 0
     assert result.stdout.startswith("there is no checkpoint yet: the run begins anew\n")
     assert len(outcome(tmp_path / "x")) > 2
+
+
+def test_a_finished_run_of_other_options_is_neither_shown_nor_deleted(tmp_path):
+    assert train(tmp_path / "x").exit_code == 0
+    before = outcome(tmp_path / "x")
+    for args, lrs in ([["--epochs", "3"], LRS], [[], [*LRS, "0.0003"]]):
+        result = train(tmp_path / "x", *args, "--resume", lrs=lrs)
+        assert result.exit_code == 2
+        assert "was made with" in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert outcome(tmp_path / "x") == before
+
+
+def test_what_could_not_write_its_config_can_begin_anew(tmp_path):
+    (tmp_path / "x" / "weights").mkdir(parents=True)
+    (tmp_path / "x" / ".config.json.half").write_text("")
+    assert train(tmp_path / "x", "--resume").exit_code == 0
+
+
+def test_batch_norm_goes_on(tmp_path):
+    args = ["--model", "resnet18", "--batch_size", "600", "--num_workers", "2", "--epochs", "1"]
+    assert train(tmp_path / "whole", *args, lrs=["0.001"]).exit_code == 0
+    assert_interrupted(train(tmp_path / "parts", *args, lrs=["0.001"], stop_after=1))
+    assert train(tmp_path / "parts", *args, "--resume", lrs=["0.001"]).exit_code == 0
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
 
 def test_a_finished_run_says_what_it_came_to(tmp_path):

@@ -62,6 +62,19 @@ def test_a_later_call_is_not_answered_by_an_earlier_answer():
         assert wait_for_verdict(calls[0]) == expected
 
 
+def test_who_has_not_come_yet_is_not_gone():
+    calls = roll_calls(dist.HashStore(), 3)
+    calls[0].join()
+    calls[1].join()
+    calls[0].call()
+    calls[0].answer()
+    deadline = time.monotonic() + 5
+    while (verdict := calls[0].verdict_on_those_who_came()) is None:
+        assert time.monotonic() < deadline
+    assert verdict == [1]
+    assert not calls[0].has_joined(2)
+
+
 def test_a_call_after_silence():
     calls = roll_calls(dist.HashStore(), 2)
     calls[0].call_if_silent_for(1000)

@@ -150,6 +150,7 @@ class Checkpoints:
         signed = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "manifest": manifest}
         with _write_errors(self.path), atomic_write(self.path / _MANIFEST) as file:
             file.write(json.dumps(signed).encode())
+        _sync(self.path)
 
     def _tidy(self, keep: set[str]) -> None:
         if not self._is_first_here or not self.path.is_dir():

@@ -29,7 +29,8 @@ from compsgd.workers.spreading import SpreadingCommand, normalise
 
 _DEFAULT_NUM_WORKERS = 4
 _DEFAULT_TIMEOUT_S = 300.0
-_GRACE_S = 10.0
+# Well within the time that the others take to miss this process.
+_GRACE_S = 2.0
 
 
 class AutoOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
@@ -255,7 +256,7 @@ def report_failures(action: Callable[[], Any]) -> Any:
             click.echo(error.trace, err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", 1)
+        sys.exit(1) if _rank() else _fail("interrupted", 1)
 
 
 def _message_and_exit_code(error: Exception) -> tuple[str, int]:

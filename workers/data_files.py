@@ -47,7 +47,11 @@ def check_data_files(name: str, root: Path) -> None:
     """
     for file_name, digest in _SHA256.get(name, {}).items():
         path = root / name / "raw" / file_name
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest() != digest:
             raise RunError(
                 f"{path} is damaged: its content does not match its digest; delete it, and "
                 "--download true unpacks it again"

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -72,7 +73,7 @@ class Experiment:
             return False
 
     def check_resumable(self) -> None:
-        """Raises UsageError if there is no such experiment of ours."""
+        """Raises UsageError if there is no such experiment of ours, or one of other options."""
         if not self.path.exists():
             raise UsageError(f"there is no experiment {self.path} to --resume")
         if not _is_experiment(self.path):
@@ -80,6 +81,20 @@ class Experiment:
                 f"{self.path} is no experiment of compsgd, or holds other files too; it is not "
                 "resumed"
             )
+        then = self._options_then()
+        if then is not None:
+            check_unchanged(self._options.lasting(), then, self.path)
+
+    def _options_then(self) -> dict[str, str] | None:
+        """The lasting options that config.json has; None where it was not written yet."""
+        try:
+            config = json.loads((self.path / _CONFIG).read_bytes())
+            found: dict[str, str] = config["lasting"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.path / _CONFIG} is damaged: {error}") from error
+        return found
 
     def read_results(self) -> bool:
         """Whether this experiment is finished; its results are then those of its files."""
@@ -135,19 +150,26 @@ class Experiment:
         try:
             if self.path.exists():
                 _clear(self.path)
-            (self.path / _WEIGHTS).mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write_config(environment)
+            (self.path / _WEIGHTS).mkdir(exist_ok=True)
         except OSError as error:
             raise UsageError(
                 f"--log_dir {self._options.log_dir}: cannot create {self.path}: {error.strerror}"
             ) from error
-        self._write_config(environment)
 
     def _write_config(self, environment: dict[str, Any]) -> None:
         options = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self._options).items()
         }
-        self._write_json(_CONFIG, {"options": options, "run": environment, "versions": versions()})
+        content = {
+            "options": options,
+            "lasting": self._options.lasting(),
+            "run": environment,
+            "versions": versions(),
+        }
+        self._write_json(_CONFIG, content)
 
     def save(self, result: CellResult, ledger: Ledger) -> None:
         """Adds a finished cell: weights, histories, plots, result.json, in this order, each
@@ -270,8 +292,14 @@ def _is_experiment(path: Path) -> bool:
     return (
         path.is_dir()
         and {entry.name for entry in path.iterdir() if not _is_left_over(entry, own)} <= own
-        and (_is_own_config(path / _CONFIG) or not any(path.iterdir()))
+        and (_is_own_config(path / _CONFIG) or _is_empty(path, own))
     )
+
+
+def _is_empty(path: Path, own: set[str]) -> bool:
+    """Whether there is nothing here, or only what a run leaves that could not write its config."""
+    entries = [entry for entry in path.iterdir() if not _is_left_over(entry, own)]
+    return all(entry.is_dir() and not any(entry.iterdir()) for entry in entries)
 
 
 def _plot_names() -> tuple[str, ...]:
@@ -285,9 +313,13 @@ def _is_left_over(path: Path, own: set[str]) -> bool:
     return any(path.name.startswith(f".{name}.") for name in own)
 
 
+_CONFIG_KEYS = {"options", "lasting", "run", "versions"}
+
+
 def _is_own_config(path: Path) -> bool:
     try:
-        return set(json.loads(path.read_bytes())) == {"options", "run", "versions"}
+        content = set(json.loads(path.read_bytes()))
+        return {"options", "run", "versions"} <= content <= _CONFIG_KEYS
     except (OSError, ValueError, TypeError):
         return False
 
@@ -306,3 +338,13 @@ def clear_left_overs(path: Path) -> None:
     for folder in (path, path / _WEIGHTS):
         for entry in folder.glob(".*.*"):
             entry.unlink(missing_ok=True)
+
+
+def check_unchanged(now: Mapping[str, str], then: Mapping[str, str], path: Path) -> None:
+    """Raises UsageError if an option is not what it was when `path` was made."""
+    for name, value in then.items():
+        if name in now and now[name] != value:
+            raise UsageError(
+                f"{name} is {now[name]}, but {path} was made with {value}; resume with what it "
+                "was, or start another experiment"
+            )

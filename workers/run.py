@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import click
@@ -28,7 +29,7 @@ from compsgd.workers.models import build_model, normalises_batches
 from compsgd.workers.options import Cell, Options
 from compsgd.workers.preparation import Preparation, prepare_kernels
 from compsgd.workers.progress import Bar, Lines, Progress, Silence, cell_name, on_a_terminal
-from compsgd.workers.results import Experiment
+from compsgd.workers.results import Experiment, check_unchanged
 from compsgd.workers.training import CellTraining, batch_plan
 from compsgd.workers.watchdog import StopAgreement, Watchdog
 
@@ -81,6 +82,7 @@ class _Run:
         self._checkpoints = checkpoint.Checkpoints(path, hosted, self._peers, is_first_here)
 
     def to_the_end(self, store: Store | None, watchdog: Watchdog) -> None:
+        check_agreement(self._peers, self._options.shared())
         is_resumed = self._options.resume or self._is_started_again()
         found = self._find_checkpoint() if is_resumed else None
         if is_resumed and found is None and self._is_finished():
@@ -107,11 +109,11 @@ class _Run:
         return bool(gather_messages(self._peers, is_own)[0])
 
     def _find_checkpoint(self) -> State | None:
-        if self._options.resume:
-            self._on_rank_0(self._experiment.check_resumable)
+        self._on_rank_0(self._experiment.check_resumable)
         return self._checkpoints.find()
 
     def _is_finished(self) -> bool:
+        """Whether there is nothing left to do."""
         is_rank_0 = self._peers.rank == 0
         mine = all_succeed(
             self._peers, lambda: is_rank_0 and self._experiment.read_results(), _FAILURES
@@ -127,25 +129,28 @@ class _Run:
 
     def _check_same(self, found: State, preparation: Preparation) -> None:
         """Raises UsageError if the checkpoint was made with an option that matters and is another
-        one now."""
-        here = self._lasting(preparation)
-        for name, then in found["options"].items():
-            now = here.get(name, "nothing")
-            if now != then:
-                raise UsageError(
-                    f"{name} is {now}, but the checkpoint in {self._checkpoints.path} was made "
-                    f"with {then}; resume with what it was, or start another experiment"
-                )
-        for name, then in found["versions"].items():
-            now = versions()[name]
-            if now != then:
-                log.warning("resuming with %s %s what %s began: bits may differ", name, now, then)
+        one now; warns of what may change bits."""
+        check_unchanged(self._lasting(preparation), found["options"], self._checkpoints.path)
+        here = self._surroundings()
+        for name, then in found["surroundings"].items():
+            if here[name] != then:
+                log.warning(
+                    "%s is %s, and was %s before: bits may differ from those of a run that was "
+                    "never interrupted", name, here[name], then,
+                )  # fmt: skip
 
     def _lasting(self, preparation: Preparation) -> dict[str, str]:
         lasting = self._options.lasting()
         if self._options.binning == "exp":
             lasting["whether kernels are compiled (--compile)"] = str(preparation.is_compiled)
         return lasting
+
+    def _surroundings(self) -> dict[str, str]:
+        """What may change the last bits of a gradient."""
+        return {f"the version of {name}": version for name, version in versions().items()} | {
+            "the number of threads (--threads)": str(torch.get_num_threads()),
+            "the device": self._device.type,
+        }
 
     def _open_folder(self, preparation: Preparation, loaded: Loaded | None) -> None:
         environment = {
@@ -178,7 +183,7 @@ class _Run:
     ) -> None:
         cells = self._options.cells()
         first = 0 if found is None else found["cell"]
-        facts = {"options": self._lasting(preparation), "versions": versions()}
+        facts = {"options": self._lasting(preparation), "surroundings": self._surroundings()}
         for number, cell in list(enumerate(cells))[first:]:
 
             def save(training: CellTraining, number: int = number) -> None:
@@ -237,8 +242,13 @@ class _Run:
 
 
 def _launcher() -> str:
-    """Names the process that started this one."""
-    return f"{platform.node()} {os.getppid()}"
+    """Names the process that started this one: numbers come again, times do not."""
+    parent = os.getppid()
+    try:
+        started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        started = "?"
+    return f"{platform.node()} {parent} {started} {os.environ.get('TORCHELASTIC_RUN_ID', '')}"
 
 
 def choose_device(options: Options, place: Place) -> torch.device:
@@ -318,7 +328,7 @@ def _check_batches(options: Options, dataset: Dataset, model: nn.Module) -> None
 def _facts(options: Options, dataset: Dataset, model: nn.Module) -> dict[str, str]:
     """What must be the same on every process before the first step."""
     weights = model.state_dict()
-    return options.shared() | {
+    return {
         **{f"the version of {name}": version for name, version in versions().items()},
         "the size of the data set": f"{len(dataset.train)} + {len(dataset.test)} images",
         "the shapes of the model": shapes_sha256(weights)[:16],

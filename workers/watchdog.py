@@ -34,6 +34,7 @@ _FORCED_AFTER_S = 4.0
 _GOODBYE_S = 2.0
 # After a failure or a signal, whoever is well answers at once.
 _ANSWER_WITHIN_S = 4.0
+_ROUTINE_S = 5.0
 _CALL = b"\0"
 
 
@@ -62,6 +63,7 @@ class Watchdog:
             self._urgent = RollCall(*own, "urgent", _ANSWER_WITHIN_S)
             self._routine = RollCall(*own, "routine", self._patience_s)
         self._is_graceful = False
+        self._graceful_until = 0.0
         self._signalled_at: float | None = None
         self._all_here = threading.Event()
         self._closing = threading.Event()
@@ -81,6 +83,7 @@ class Watchdog:
         try:
             yield
         finally:
+            self._graceful_until = time.monotonic()
             self._is_graceful = False
 
     def explain(self, error: CollectiveError) -> RunError:
@@ -103,6 +106,8 @@ class Watchdog:
                 self._undo.callback(signal.signal, number, signal.signal(number, self._on_signal))
             before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             self._undo.callback(signal.set_wakeup_fd, before)
+        if self._urgent is not None:
+            self._urgent.join()
         self._thread.start()
         return self
 
@@ -154,10 +159,10 @@ class Watchdog:
         try:
             if calls:
                 urgent.call()
-            routine.call_if_silent_for(self._patience_s)
+            routine.call_if_silent_for(_ROUTINE_S)
             for roll_call in (urgent, routine):
                 roll_call.answer()
-                absent = roll_call.verdict()
+                absent = roll_call.verdict_on_those_who_came()
                 if absent:
                     self._end(_gone(absent), tell=self._is_speaker(roll_call, absent))
                 if absent == [] and roll_call is urgent:
@@ -181,8 +186,20 @@ class Watchdog:
         since = self._signalled_at
         if since is None or self._is_graceful or self._closing.is_set():
             return
+        since = max(since, self._graceful_until)
         if time.monotonic() - since > _FORCED_AFTER_S + _ANSWER_WITHIN_S:
-            self._end("interrupted", tell=self._place.rank == 0)
+            missing = self._never_came()
+            others = f", before rank {missing[0]} had come" if missing else ""
+            first = next(rank for rank in range(self._place.world_size) if rank not in missing)
+            self._end(f"interrupted{others}", tell=self._place.rank == first)
+
+    def _never_came(self) -> list[int]:
+        if self._urgent is None:
+            return []
+        with contextlib.suppress(RuntimeError):
+            ranks = range(self._place.world_size)
+            return [rank for rank in ranks if not self._urgent.has_joined(rank)]
+        return []
 
     def _end(self, reason: str, tell: bool) -> None:
         if tell:
