@@ -41,7 +41,7 @@ LAUNCHERS = {
     "compsgd train": [str(BIN / "compsgd"), "train", "--num_workers", "2"],
 }
 OPTIONS = ["--model", "mlp", "--epochs", "5", "--batch_size", "32", "--threads", "1", "--compile",
-           "off", "--count_usages", "--checkpoint_every", "5", "--timeout", "3",
+           "off", "--count_usages", "--checkpoint_every", "5", "--timeout", "8",
            "--exp_name", "x"]  # fmt: skip
 SIGNALS = {
     "Ctrl-C to": signal.SIGINT,
@@ -60,7 +60,7 @@ HURTS_AT_MOST = 2
 DAMAGE_SHARE = 0.2
 ATTEMPTS_AT_MOST = 8
 # torchrun takes 30 s more for a process that is stopped; a person would kill it.
-STOPPED_FOR_S = 12.0
+STOPPED_FOR_S = 25.0
 # Two runs share the machine.
 SOON_S = 20.0
 PATIENCE_S = 60.0
