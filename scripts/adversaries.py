@@ -3,14 +3,17 @@
 python scripts/adversaries.py --dataset_root data
 """
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
+import logging
 import tempfile
 from pathlib import Path
 
 import click
 
+from compsgd.compiling import COMPILE_CHOICES
+from compsgd.workers.cli import train
 from compsgd.workers.options import ATTACKS
 from compsgd.workers.tables import format_table
 
@@ -19,14 +22,7 @@ OPTIMIZERS = {
     "sign vote": ["--optimizer", "sign_sgd", "--lr", "0.001"],
     "float32 mean": ["--optimizer", "sgd", "--lr", "0.1"],
 }
-COMMAND = [
-    str(Path(sys.executable).with_name("compsgd")),
-    "train",
-    "--num_workers",
-    "8",
-    "--threads",
-    "1",
-]
+SETTINGS = ["--num_workers", "8", "--threads", "1"]
 
 
 @click.command()
@@ -34,6 +30,7 @@ COMMAND = [
 @click.option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"))
 @click.option("--model", default="mlp", show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--compile", "compile_", type=click.Choice(COMPILE_CHOICES), default="auto")
 @click.option("--most", type=click.IntRange(1, 8), default=4, show_default=True,
               help="Adversaries at most.")  # fmt: skip
 @click.option("--attack", "attacks", type=click.Choice(ATTACKS), multiple=True, default=ATTACKS)
@@ -42,12 +39,14 @@ def main(
     dataset_root: Path,
     model: str,
     epochs: int,
+    compile_: str,
     most: int,
     attacks: tuple[str, ...],
 ) -> None:
     """Prints test accuracies in percent, a row for each attack and optimizer."""
+    logging.getLogger("compsgd").setLevel(logging.ERROR)
     options = ["--dataset", dataset, "--dataset_root", str(dataset_root), "--model", model]
-    options += ["--epochs", str(epochs)]
+    options += ["--epochs", str(epochs), "--compile", compile_]
     head = ["attack", "update", *map(str, range(most + 1))]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -69,8 +68,10 @@ def main(
 
 
 def accuracy(options: list[str], folder: Path) -> float:
-    command = [*COMMAND, *options, "--log_dir", str(folder), "--exp_name", "x", "--overwrite"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """One run, in this process: kernels are compiled once for all."""
+    options = [*SETTINGS, *options, "--log_dir", str(folder), "--exp_name", "x", "--overwrite"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        train.main(options, prog_name="compsgd train", standalone_mode=False)
     (cell,) = json.loads((folder / "x" / "result.json").read_text())["cells"]
     return float(cell["test_acc"])
 
