@@ -29,8 +29,7 @@ from compsgd.workers.spreading import SpreadingCommand, normalise
 
 _DEFAULT_NUM_WORKERS = 4
 _DEFAULT_TIMEOUT_S = 300.0
-# Well within the time that the others take to miss this process.
-_GRACE_S = 2.0
+_GRACE_S = 10.0
 
 
 class AutoOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
@@ -249,7 +248,7 @@ def report_failures(action: Callable[[], Any]) -> Any:
         _tell(str(error))
         sys.exit(1)
     except (click.ClickException, ElsewhereError, CompsgdError) as error:
-        _fail(*_message_and_exit_code(error))
+        _fail_together(error)
     except ChildError as error:
         # A process that failed in a way of ours has said so itself.
         if error.trace is not None:
@@ -257,6 +256,17 @@ def report_failures(action: Callable[[], Any]) -> Any:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(1) if _rank() else _fail("interrupted", 1)
+
+
+def _fail_together(error: Exception) -> NoReturn:
+    """Where processes know of each other, only those tell why that rank 0 does not speak for."""
+    message, exit_code = _message_and_exit_code(error)
+    is_told = getattr(error, "told_by_rank_0", None)
+    if is_told is None:
+        _fail(message, exit_code)
+    if not is_told:
+        _tell(message)
+    sys.exit(exit_code)
 
 
 def _message_and_exit_code(error: Exception) -> tuple[str, int]:
@@ -269,8 +279,8 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
 
 def _fail(message: str, exit_code: int) -> NoReturn:
     if _rank() != 0:
-        # All processes are ended as soon as one has failed. Where rank 0 fails too, this one is
-        # ended here; else nobody but this one knows why.
+        # Before the processes know of each other: all are ended as soon as one has failed. Where
+        # rank 0 fails too, this one is ended here; else nobody but this one knows why.
         time.sleep(_GRACE_S)
     _tell(message)
     sys.exit(exit_code)

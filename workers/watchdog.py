@@ -125,7 +125,20 @@ class Watchdog:
         if self._urgent is not None:
             with contextlib.suppress(RuntimeError):
                 self._urgent.leave() if kind is None else self._urgent.fail()
+                if error is not None:
+                    error.told_by_rank_0 = self._is_told_by_rank_0(self._urgent)  # type: ignore[attr-defined]
         self._undo.close()
+
+    def _is_told_by_rank_0(self, roll_call: RollCall) -> bool:
+        """Whether rank 0 fails too, and so will say why; in a moment, if at all."""
+        if self._place.rank == 0:
+            return False
+        deadline = time.monotonic() + _GOODBYE_S
+        while time.monotonic() < deadline:
+            if roll_call.speaks_for_itself(0):
+                return True
+            time.sleep(0.05)
+        return False
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """In the main thread; the other one has been told through the socket."""
