@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from compsgd.comm.collectives import Collectives
-from compsgd.comm.messages import gather_messages
+from compsgd.comm.messages import gather_messages, unexpected_message
 from compsgd.errors import CompsgdError
 
 
@@ -20,7 +20,7 @@ def check_agreement(collectives: Collectives, facts: Mapping[str, str]) -> None:
     """
     everyones = gather_messages(collectives, dict(facts))
     if not all(isinstance(theirs, dict) for theirs in everyones):
-        raise CompsgdError("another process says what nobody asked for: it does something else")
+        raise unexpected_message()
     names = dict.fromkeys(name for theirs in everyones for name in theirs)
     for name in names:
         values = [theirs.get(name, "nothing") for theirs in everyones]

@@ -30,10 +30,14 @@ def gather_messages(collectives: Collectives, message: Any) -> list[Any]:
     return [_decode(row[:size]) for row, size in zip(texts, sizes, strict=True)]
 
 
+def unexpected_message() -> CompsgdError:
+    return CompsgdError("another process says what nobody asked for: it does something else")
+
+
 def _kind_and_message(report: Any) -> tuple[str, str]:
     if isinstance(report, list) and len(report) == 2 and all(isinstance(x, str) for x in report):
         return report[0], report[1]
-    raise CompsgdError("another process says what nobody asked for: it does something else")
+    raise unexpected_message()
 
 
 def _decode(text: Tensor) -> Any:
@@ -80,3 +84,16 @@ def all_succeed(
         if report is not None:
             raise ElsewhereError(*_kind_and_message(report))
     return result
+
+
+def on_rank_0(
+    collectives: Collectives, action: Callable[[], Any], failures: tuple[type[Exception], ...]
+) -> Any:
+    """What `action` returns on rank 0, in JSON, on every process; only rank 0 runs it.
+
+    Raises:
+        ElsewhereError: as all_succeed, on all others if it fails.
+    """
+    is_mine = collectives.rank == 0
+    mine = all_succeed(collectives, lambda: action() if is_mine else None, failures)
+    return gather_messages(collectives, mine)[0]

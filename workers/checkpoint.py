@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from compsgd.comm.collectives import Collectives
-from compsgd.comm.messages import all_succeed, gather_messages
+from compsgd.comm.messages import all_succeed, gather_messages, on_rank_0
 from compsgd.files import atomic_write
 from compsgd.workers.failures import RunError, UsageError
 
@@ -74,8 +74,7 @@ class Checkpoints:
         Raises:
             RunError: its manifest is damaged.
         """
-        manifest = self._together(self._read_manifest if self._peers.rank == 0 else _nothing)
-        (self._found, *_) = gather_messages(self._peers, manifest)
+        self._found = on_rank_0(self._peers, self._read_manifest, _FAILURES)
         if self._found is None:
             return None
         self._serial = self._found["serial"]
@@ -122,7 +121,7 @@ class Checkpoints:
         parts = {name: part for mine in gather_messages(self._peers, written) for name, part in
                  mine.items()}  # fmt: skip
         manifest = {"format": _FORMAT, "serial": self._serial, "facts": facts, "parts": parts}
-        self._together(lambda: self._commit(manifest) if self._peers.rank == 0 else None)
+        on_rank_0(self._peers, lambda: self._commit(manifest), _FAILURES)
         self._tidy(keep={_MANIFEST, self._folder_name})
 
     def tidy(self) -> None:
@@ -264,7 +263,3 @@ def _write_errors(path: Path) -> Any:
 
 def _part_name(worker: int) -> str:
     return f"worker{worker}.pt"
-
-
-def _nothing() -> None:
-    return None

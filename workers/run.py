@@ -1,8 +1,10 @@
 """One run from options to results: every process goes through the same steps."""
 
+import functools
 import logging
 import os
 import platform
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from compsgd.comm import build_exchange
 from compsgd.comm.agreement import check_agreement
 from compsgd.comm.collectives import CollectiveError
 from compsgd.comm.ledger import Flow, Purpose
-from compsgd.comm.messages import all_succeed, gather_messages
+from compsgd.comm.messages import all_succeed, on_rank_0
 from compsgd.comm.place import Place
 from compsgd.comm.process_group import Network, connect
 from compsgd.comm.store import Store, open_store
@@ -76,10 +78,10 @@ class _Run:
         self._network = network
         self._peers = network.bookkeeping
         self._experiment = Experiment(options)
-        hosted = build_exchange(options.exchange, network.gradient).hosted
+        self._hosted = build_exchange(options.exchange, network.gradient).hosted
         is_first_here = place.local_rank == 0
         path = self._experiment.path / checkpoint.FOLDER
-        self._checkpoints = checkpoint.Checkpoints(path, hosted, self._peers, is_first_here)
+        self._checkpoints = checkpoint.Checkpoints(path, self._hosted, self._peers, is_first_here)
 
     def to_the_end(self, store: Store | None, watchdog: Watchdog) -> None:
         check_agreement(self._peers, self._options.shared())
@@ -105,8 +107,11 @@ class _Run:
 
     def _is_started_again(self) -> bool:
         """Whether torchrun starts a run once more that it has begun itself: to go on with it."""
-        is_own = self._place.attempt > 0 and self._experiment.is_started_by(_launcher())
-        return bool(gather_messages(self._peers, is_own)[0])
+
+        def is_own() -> bool:
+            return self._place.attempt > 0 and self._experiment.is_started_by(_launcher())
+
+        return bool(self._on_rank_0(is_own))
 
     def _find_checkpoint(self) -> State | None:
         self._on_rank_0(self._experiment.check_resumable)
@@ -114,11 +119,7 @@ class _Run:
 
     def _is_finished(self) -> bool:
         """Whether there is nothing left to do."""
-        is_rank_0 = self._peers.rank == 0
-        mine = all_succeed(
-            self._peers, lambda: is_rank_0 and self._experiment.read_results(), _FAILURES
-        )
-        return bool(gather_messages(self._peers, mine)[0])
+        return bool(self._on_rank_0(self._experiment.read_results))
 
     def _check_and_prepare(self, dataset: Dataset) -> Preparation:
         options, network = self._options, self._network
@@ -208,12 +209,11 @@ class _Run:
                     position = training.position
                     progress.resume(position["epoch"], position["round_"])
                 result = training.run()
-            self._on_rank_0(
-                lambda result=result: self._experiment.save(result, self._network.ledger)
-            )
+            save_result = functools.partial(self._experiment.save, result, self._network.ledger)
+            self._on_rank_0(save_result)
             if number + 1 < len(cells):
-                hosted = build_exchange(self._options.exchange, self._network.gradient).hosted
-                self._save(facts | {"cell": number + 1}, {}, {worker: {} for worker in hosted})
+                nothing: dict[int, State] = {worker: {} for worker in self._hosted}
+                self._save(facts | {"cell": number + 1}, {}, nothing)
         self._checkpoints.remove()
 
     def _save(self, facts: State, shared: State, by_worker: dict[int, State]) -> None:
@@ -228,8 +228,9 @@ class _Run:
         """What has crossed between this process and others; of process 0, in all attempts."""
         return self._network.ledger.wire
 
-    def _on_rank_0(self, action: Any) -> None:
-        _on_rank_0(self._network, action)
+    def _on_rank_0(self, action: Callable[[], Any]) -> Any:
+        """What only one process does, while the others wait for it, and fail if it does."""
+        return on_rank_0(self._peers, action, _FAILURES)
 
     def _progress(self, cell: Cell, num_rounds: int) -> AbstractContextManager[Progress]:
         """What shows how far a cell is."""
@@ -285,16 +286,6 @@ def _report_warnings(place: Place) -> None:
     log = logging.getLogger("compsgd")
     log.propagate = False
     log.handlers = [logging.StreamHandler() if place.rank == 0 else logging.NullHandler()]
-
-
-def _on_rank_0(network: Network, action: Any) -> None:
-    """What only one process does, while the others wait for it, and fail if it does."""
-    own_part = action if network.bookkeeping.rank == 0 else _nothing
-    all_succeed(network.bookkeeping, own_part, _FAILURES)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _load_together(options: Options, network: Network, place: Place) -> Dataset:
