@@ -73,6 +73,8 @@ BAD = ("different ends", "orphans", "corrupt files", "damage accepted", "traceba
 CLEAR = re.compile(
     r"^Error: .*(gone|interrupted|damaged|was ended by|exchange failed|no experiment)", re.MULTILINE
 )
+# The head of the last table that a run prints.
+RESULTS = "bytes/worker/step"
 OURS = re.compile(r'File "[^"]*(launch\.py|compsgd/|comm/|workers/)')
 
 
@@ -242,9 +244,11 @@ class Run:
             self._fail("unclear ends", end, hurt)
 
     def _could_say_nothing(self, end: End, hurt: str | None) -> bool:
-        """Hit while it started; or what was killed is all there is, or the launcher."""
+        """Hit while it started, or after its results; or what was killed is all there is, or the
+        launcher."""
         is_starting = "epoch" not in end.text
-        return is_starting or (hurt == "kill" and end.exit_code == -signal.SIGKILL)
+        is_finished = RESULTS in end.text
+        return is_starting or is_finished or (hurt == "kill" and end.exit_code == -signal.SIGKILL)
 
     def _check_outcome(self, expected: dict[str, bytes]) -> None:
         try:
