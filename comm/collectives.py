@@ -89,6 +89,14 @@ class Collectives:
         self._finish("all_to_all", dist.all_to_all_single, received, mine)
         return _from_wire(received, chunks, chunks.shape)
 
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Adds every process's tensor up, in place. Entered as a ring sends it."""
+        chunk_bytes = -(-tensor.numel() // self.world_size) * tensor.element_size()
+        sent = Flow.even(2 * (self.world_size - 1) * chunk_bytes)
+        self._record("all_reduce", tensor, sent, sent)
+        if self._group is not None:
+            self._finish("all_reduce", dist.all_reduce, tensor)
+
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor on every process. Entered as sent by rank 0, whichever way it went."""
         others = (self.world_size - 1) * tensor.nbytes

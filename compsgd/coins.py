@@ -27,12 +27,15 @@ class CoinedPiece(NamedTuple):
 
 
 def coined_pieces(
-    shard: Run, alphabet: Alphabet, key: int | None, kernels: Kernels, device: torch.device
+    shard: Run,
+    first: int,
+    alphabet: Alphabet, key: int | None, kernels: Kernels, device: torch.device
 ) -> Iterator[CoinedPiece]:
     """The pieces of a shard's levels.
 
     Args:
         shard: its place in the flat vector.
+        first: where that vector begins in the one of the whole model, which random bits count.
         alphabet: of the levels.
         key: from derive_key; None where no zero is broken.
         kernels: how to run them.
@@ -48,11 +51,11 @@ def coined_pieces(
         return kernels.run(hash_positions, position.shape[0], position, key)
 
     num_blocks = sum(piece.num_blocks for piece in pieces if not piece.is_tail)
-    coins = block_coins(key, shard.start, num_blocks, device, hash_words)
+    coins = block_coins(key, first + shard.start, num_blocks, device, hash_words)
     done = 0
     for piece, run in zip(pieces, places, strict=True):
         if piece.is_tail:
-            bits = random_bits(key, run.start, run.numel, device, hash_words)
+            bits = random_bits(key, first + run.start, run.numel, device, hash_words)
             yield CoinedPiece(piece, run, gather_coins(piece.rows(bits)))
         else:
             yield CoinedPiece(piece, run, coins[done : done + piece.num_blocks])

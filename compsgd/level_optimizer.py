@@ -36,6 +36,7 @@ class LevelOptimizer(RoundOptimizer):
     """
 
     is_vote: bool
+    _first = 0
     _rows: Tensor | None = None
     _kept_attributes = (
         *RoundOptimizer._kept_attributes,
@@ -46,6 +47,7 @@ class LevelOptimizer(RoundOptimizer):
         "count_usages",
         "compile",
         "_kernels",
+        "_first",
         "bin_counts",
     )
 
@@ -128,7 +130,8 @@ class LevelOptimizer(RoundOptimizer):
         absent = layout.absent_runs(present)
         key = derive_key(self.seed, BREAK_ZERO, self.round, worker) if self.rand_zero else None
         codes = self._codes.flat(layout.numel, device)
-        for part in coined_pieces(Run(0, layout.numel), alphabet, key, self.kernels, device):
+        whole = Run(0, layout.numel)
+        for part in coined_pieces(whole, self._first, alphabet, key, self.kernels, device):
             absent_here = [run for a in absent if (run := a.within(part.run)).numel]
             place = codes[part.run.slice]
             out = part.piece.rows(place)
@@ -180,6 +183,7 @@ class LevelOptimizer(RoundOptimizer):
         breaks_ties = self.is_vote and self.rand_zero
         tally = Tally(
             numel=self._layout.numel,
+            first=self._first,
             alphabet=self._alphabet,
             out_alphabet=self._tally_alphabet,
             is_vote=self.is_vote,

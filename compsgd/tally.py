@@ -32,7 +32,8 @@ class Tally:
     """One round's counting.
 
     Attributes:
-        numel: of the whole flat vector.
+        numel: of the flat vector.
+        first: where it stands in that of the whole model, for random bits.
         alphabet: of the ballots.
         out_alphabet: of what is counted: a vote has that of the ballots, a sum its own.
         is_vote: whether the update is the vote on the levels, or their exact mean.
@@ -41,6 +42,7 @@ class Tally:
     """
 
     numel: int
+    first: int
     alphabet: Alphabet
     out_alphabet: Alphabet
     is_vote: bool
@@ -120,7 +122,9 @@ class Tally:
             yield part.run, piece.flat(rows)
 
     def _coined_pieces(self, shard: Run, device: torch.device) -> Iterator[CoinedPiece]:
-        return coined_pieces(shard, self.alphabet, self.tie_key, self.kernels, device)
+        return coined_pieces(
+            shard, self.first, self.alphabet, self.tie_key, self.kernels, device
+        )
 
     def _counting(
         self, payloads: Tensor, part: CoinedPiece, out_alphabet: Alphabet | None
