@@ -1,15 +1,42 @@
-"""A rank that trains through the hook beside a CompressedSGDVote, and compares them."""
+"""A rank that trains through the hook in one of many situations; fails where they go wrong."""
 
+import contextlib
+import copy
+import pickle
 import sys
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
 import compsgd
-from compsgd.comm import Collectives, Ledger, build_exchange, wrap
+from compsgd.comm import Collectives, Ledger, VoteState, build_exchange, vote_hook, wrap
 from compsgd.comm.ledger import Purpose
+from compsgd.errors import CompsgdError
+
+SETTINGS = {"num_bits": 3, "decay_max": 0.9, "seed": 5, "compile": "off"}
+
+
+class Net(nn.Module):
+    """With a branch that only some batches take, and one that none does."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.hidden = nn.Linear(288, 64)
+        self.norm = nn.LayerNorm(64)
+        self.branch = nn.Linear(64, 64)
+        self.never = nn.Linear(64, 64)
+        self.out = nn.Linear(64, 10)
+
+    def forward(self, images, takes_branch=True):
+        hidden = self.norm(self.hidden(self.conv(images).relu().flatten(1)).relu())
+        if takes_branch:
+            hidden = hidden + self.branch(hidden)
+        return self.out(hidden)
 
 
 def model():
@@ -28,37 +55,257 @@ def batch(rank, step):
     )
 
 
-def equals_the_optimizer(bucket_cap_mb, binning):
-    """plain SGD through the hook, and CompressedSGDVote on the same gradients: the same bits."""
-    rank, size = dist.get_rank(), dist.get_world_size()
-    hooked = DistributedDataParallel(model(), bucket_cap_mb=bucket_cap_mb)
-    state = wrap(hooked, num_bits=3, binning=binning, decay_max=0.9, seed=5, compile="off")
-    sgd = torch.optim.SGD(hooked.parameters(), lr=0.01)
-    plain = model()
-    ledger = Ledger()
-    collectives = Collectives(ledger, Purpose.GRADIENT, size, dist.new_group())
-    voted = compsgd.CompressedSGDVote(
-        plain.parameters(), 0.01, num_bits=3, binning=binning, decay_max=0.9, seed=5,
-        compile="off", exchange=build_exchange("auto", collectives),
-    )  # fmt: skip
-    for step in range(6):
-        images, labels = batch(rank, step)
+def loss_of(net, rank, step, **arguments):
+    images, labels = batch(rank, step)
+    return nn.functional.cross_entropy(net(images, **arguments), labels)
+
+
+def optimizer_on(net, **settings):
+    """A CompressedSGDVote of the same settings over the same processes."""
+    size = dist.get_world_size()
+    collectives = Collectives(Ledger(), Purpose.GRADIENT, size, dist.new_group())
+    exchange = build_exchange("auto", collectives)
+    return compsgd.CompressedSGDVote(
+        net.parameters(), 0.01, exchange=exchange, **SETTINGS | settings
+    )
+
+
+def assert_equal_weights(one, other):
+    for left, right in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def assert_all_ranks_alike(net):
+    for parameter in net.parameters():
+        everyones = [torch.empty_like(parameter) for _ in range(dist.get_world_size())]
+        dist.all_gather(everyones, parameter.detach())
+        assert all(torch.equal(everyones[0], one) for one in everyones)
+
+
+def equals_the_optimizer(**ddp_settings):
+    """Plain SGD through the hook, and CompressedSGDVote on the same gradients: the same bits."""
+    for binning in ("lin", "exp"):
+        hooked = DistributedDataParallel(model(), **ddp_settings)
+        state = wrap(hooked, binning=binning, **SETTINGS)
+        sgd = torch.optim.SGD(hooked.parameters(), lr=0.01)
+        plain = model()
+        voted = optimizer_on(plain, binning=binning)
+        for step in range(5):
+            for net, optimizer in ((hooked, sgd), (plain, voted)):
+                optimizer.zero_grad()
+                loss_of(net, dist.get_rank(), step).backward()
+                optimizer.step()
+        assert_equal_weights(hooked.module, plain)
+        assert len(state.ledger.steps) == 5
+        assert all(step.wire.sent_bytes > 0 for step in state.ledger.steps)
+        assert "compression" in state.summary()
+
+
+def one_bucket():
+    equals_the_optimizer()
+
+
+def many_buckets():
+    equals_the_optimizer(bucket_cap_mb=0.01)
+
+
+def static_graph():
+    equals_the_optimizer(static_graph=True, bucket_cap_mb=0.01)
+
+
+def bucket_views():
+    equals_the_optimizer(gradient_as_bucket_view=True, bucket_cap_mb=0.01)
+
+
+def accumulation():
+    """Under no_sync gradients add up, and the vote is on the sum."""
+    hooked, plain = DistributedDataParallel(model(), bucket_cap_mb=0.01), model()
+    state = wrap(hooked, **SETTINGS)
+    sgd, voted = torch.optim.SGD(hooked.parameters(), lr=0.01), optimizer_on(plain)
+    for step in range(4):
         for net, optimizer in ((hooked, sgd), (plain, voted)):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(net(images), labels).backward()
+            quiet = net.no_sync() if net is hooked else contextlib.nullcontext()
+            with quiet:
+                loss_of(net, dist.get_rank(), 2 * step).backward()
+            loss_of(net, dist.get_rank(), 2 * step + 1).backward()
             optimizer.step()
-    for one, other in zip(hooked.module.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(one, other)
-    assert len(state.ledger.steps) == 6
-    assert state.ledger.steps[-1].wire.sent_bytes > 0
-    assert "compression" in state.summary()
+    assert_equal_weights(hooked.module, plain)
+    assert len(state.ledger.steps) == 4
+
+
+def unused_parameters():
+    """Some ranks have no gradient for a branch and sit out there; for another nobody has one."""
+    rank = dist.get_rank()
+    hooked = DistributedDataParallel(Net(), find_unused_parameters=True, bucket_cap_mb=0.01)
+    plain = Net()
+    never = copy.deepcopy(plain.never)
+    wrap(hooked, **SETTINGS)
+    sgd, voted = torch.optim.SGD(hooked.parameters(), lr=0.01), optimizer_on(plain)
+    for step in range(4):
+        takes_branch = (rank + step) % 2 == 0 or step == 3
+        for net, optimizer in ((hooked, sgd), (plain, voted)):
+            optimizer.zero_grad()
+            loss_of(net, rank, step, takes_branch=takes_branch).backward()
+            optimizer.step()
+    assert_equal_weights(hooked.module, plain)
+    assert_equal_weights(hooked.module.never, never)
+
+
+def join():
+    """Ranks with fewer batches sit out at the end."""
+    rank = dist.get_rank()
+    hooked, plain = DistributedDataParallel(model(), bucket_cap_mb=0.01), model()
+    wrap(hooked, **SETTINGS)
+    sgd, voted = torch.optim.SGD(hooked.parameters(), lr=0.01), optimizer_on(plain)
+    num_batches = 2 + rank
+    with Join([hooked]):
+        for step in range(num_batches):
+            sgd.zero_grad()
+            loss_of(hooked, rank, step).backward()
+            sgd.step()
+    for step in range(1 + dist.get_world_size()):
+        voted.zero_grad()
+        if step < num_batches:
+            loss_of(plain, rank, step).backward()
+        voted.step()
+    if rank == dist.get_world_size() - 1:
+        assert_equal_weights(hooked.module, plain)
+
+
+def infinite_gradients():
+    """One rank's infinity sits out; where all have one, the scaler sees it and backs off."""
+    rank = dist.get_rank()
+    hooked = DistributedDataParallel(model())
+    state = wrap(hooked, scale="mean_abs", **SETTINGS)
+    sgd = torch.optim.SGD(hooked.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+    for step in range(6):
+        poisoned = (step == 2 and rank == 0) or step == 4
+        before = [parameter.clone() for parameter in hooked.parameters()]
+        sgd.zero_grad()
+        loss = loss_of(hooked, rank, step) * (float("inf") if poisoned else 1.0)
+        scaler.scale(loss).backward()
+        scaler.step(sgd)
+        scaler.update()
+        moved = any(
+            not torch.equal(now, then)
+            for now, then in zip(hooked.parameters(), before, strict=True)
+        )
+        assert moved == (step != 4)
+        assert scaler.get_scale() == (16.0 if step < 4 else 8.0)
+    assert_all_ranks_alike(hooked)
+    assert all(bool(bound.isfinite().all()) for bound in state.state_dict()["ranges"].values())
+
+
+def exempt_parameters():
+    """Vectors and small tensors are averaged as plain DDP does it, the others voted on."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    hooked = DistributedDataParallel(model(), bucket_cap_mb=0.01)
+    wrap(hooked, exempt_1d=True, min_compress_numel=100, **SETTINGS)
+    plain = DistributedDataParallel(model())
+    loss_of(hooked, rank, 0).backward()
+    loss_of(plain, rank, 0).backward()
+    for one, other in zip(hooked.parameters(), plain.parameters(), strict=True):
+        if one.ndim == 1 or one.numel() < 100:
+            assert torch.allclose(one.grad, other.grad, rtol=1e-5, atol=1e-8)
+        else:
+            assert set(one.grad.unique().tolist()) <= {-4, -3, -2, -1, 1, 2, 3, 4}
+    assert size > 1
+
+
+def mean_magnitudes():
+    """scale="mean_abs": each tensor's mean magnitude is the mean of the workers'."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    hooked, plain = DistributedDataParallel(model()), model()
+    state = wrap(hooked, scale="mean_abs", **SETTINGS)
+    loss_of(hooked, rank, 0).backward()
+    loss_of(plain, rank, 0).backward()
+    for one, own in zip(hooked.parameters(), plain.parameters(), strict=True):
+        mean = own.grad.abs().mean()
+        dist.all_reduce(mean)
+        assert torch.allclose(one.grad.abs().mean(), mean / size, rtol=1e-4)
+    transfers = [transfer.handed_bytes for transfer in state.ledger.steps[0].transfers]
+    assert 4 * len(list(plain.parameters())) in transfers
+
+
+def start_later():
+    """Plain averages before start_vote_iter."""
+    rank = dist.get_rank()
+    hooked = DistributedDataParallel(model())
+    wrap(hooked, start_vote_iter=2, **SETTINGS)
+    for step in range(4):
+        hooked.zero_grad()
+        loss_of(hooked, rank, step).backward()
+        levels = {float(level) for level in hooked.module[0].weight.grad.unique()}
+        assert (levels <= {-4, -3, -2, -1, 1, 2, 3, 4}) == (step >= 2)
+
+
+def checkpoint():
+    """A state that is saved, pickled and loaded goes on as if nothing had happened."""
+    rank = dist.get_rank()
+
+    def start(net):
+        hooked = DistributedDataParallel(net, bucket_cap_mb=0.01)
+        state = wrap(hooked, **SETTINGS)
+        return hooked, state, torch.optim.SGD(hooked.parameters(), lr=0.01)
+
+    def train(hooked, sgd, steps):
+        for step in steps:
+            sgd.zero_grad()
+            loss_of(hooked, rank, step).backward()
+            sgd.step()
+
+    whole, _, sgd = start(model())
+    train(whole, sgd, range(6))
+    first, state, sgd = start(model())
+    train(first, sgd, range(3))
+    saved = pickle.dumps(state.state_dict())
+    second, state, sgd = start(copy.deepcopy(first.module))
+    state.load_state_dict(pickle.loads(saved))
+    train(second, sgd, range(3, 6))
+    assert_equal_weights(whole.module, second.module)
+    copied = pickle.loads(pickle.dumps(state))
+    assert copied.process_group is None
+    assert copied.iteration == 6
+    other = VoteState(params=model().parameters(), num_bits=4)
+    try:
+        other.load_state_dict(state.state_dict())
+    except CompsgdError as error:
+        assert "num_bits=3" in str(error)
+    else:
+        raise AssertionError
+
+
+def mistakes():
+    hooked = DistributedDataParallel(model())
+    wrap(hooked)
+    for mistake, expected in (
+        (lambda: wrap(hooked), "takes no hook"),
+        (lambda: wrap(model()), "takes a DistributedDataParallel"),
+        (lambda: VoteState(scale="mean"), "scale is 'mean'"),
+        (lambda: VoteState(num_bits=9), "num_bits is 9"),
+    ):
+        try:
+            mistake()
+        except CompsgdError as error:
+            assert expected in str(error)
+        else:
+            raise AssertionError(expected)
+    lost = DistributedDataParallel(model())
+    lost.register_comm_hook(VoteState(), vote_hook)
+    try:
+        loss_of(lost, 0, 0).backward()
+    except Exception as error:
+        assert "does not know the model's parameters" in str(error)
+    else:
+        raise AssertionError
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    for cap in (25, 0.01):
-        for binning in ("lin", "exp"):
-            equals_the_optimizer(cap, binning)
+    for name in sys.argv[1:]:
+        print(name, flush=True)
+        globals()[name]()
     dist.destroy_process_group()
-    print("done", file=sys.stderr) if False else None
