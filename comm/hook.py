@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.binning import BINNINGS, empty_range
@@ -380,7 +380,7 @@ class _Voter:
             try:
                 self._do(job)
             except Exception as error:
-                job.future.set_exception(error)
+                job.future.set_exception(error)  # type: ignore[arg-type]
             else:
                 job.future.set_result(job.buffer)
 
@@ -418,8 +418,8 @@ class _Voter:
         vote = self._vote_on(tuple(places), [job.parameters[slot].shape for slot in slots], first)
         gradients = [job.gradients[slot] if job.present[slot] else None for slot in slots]
         means = self._mean_magnitudes(gradients) if self._state.scale == "mean_abs" else None
-        bounds = [bound[first:end] for bound in self._bounds]
-        if not vote.cast(gradients, *bounds, job.round_):
+        maximum, minimum = (bound[first:end] for bound in self._bounds)
+        if not vote.cast(gradients, maximum, minimum, job.round_):
             # Nobody votes: what plain DDP would have.
             self._average(job, slots)
             return

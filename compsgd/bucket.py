@@ -73,6 +73,9 @@ class BucketVote(CompressedSGDVote):
         self.vote.neg_()
         return self.participants
 
+    def _warn(self, message: str) -> None:
+        """Under a GradScaler infinite gradients are routine, in any of the buckets."""
+
     @property
     def votes(self) -> Sequence[Tensor]:
         """The vote by parameter, flat: what `lr` is multiplied by."""

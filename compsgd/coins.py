@@ -29,7 +29,10 @@ class CoinedPiece(NamedTuple):
 def coined_pieces(
     shard: Run,
     first: int,
-    alphabet: Alphabet, key: int | None, kernels: Kernels, device: torch.device
+    alphabet: Alphabet,
+    key: int | None,
+    kernels: Kernels,
+    device: torch.device,
 ) -> Iterator[CoinedPiece]:
     """The pieces of a shard's levels.
 

@@ -295,8 +295,11 @@ class RoundOptimizer(torch.optim.Optimizer):
                 self._end_round()
                 raise CompsgdError(message)
             if self.num_non_finite == 0:
-                log.warning("%s (reported once, counted from here on)", message)
+                self._warn(f"{message} (reported once, counted from here on)")
             self._global["num_non_finite"] += 1
+
+    def _warn(self, message: str) -> None:
+        log.warning(message)
 
     def _electorates(self, headers: Sequence[BallotHeader]) -> list[Electorate]:
         """Runs of parameters on which the same workers vote; runs without voters are left out."""

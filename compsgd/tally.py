@@ -122,9 +122,7 @@ class Tally:
             yield part.run, piece.flat(rows)
 
     def _coined_pieces(self, shard: Run, device: torch.device) -> Iterator[CoinedPiece]:
-        return coined_pieces(
-            shard, self.first, self.alphabet, self.tie_key, self.kernels, device
-        )
+        return coined_pieces(shard, self.first, self.alphabet, self.tie_key, self.kernels, device)
 
     def _counting(
         self, payloads: Tensor, part: CoinedPiece, out_alphabet: Alphabet | None

@@ -5,6 +5,7 @@ import copy
 import pickle
 import sys
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -269,12 +270,8 @@ def checkpoint():
     assert copied.process_group is None
     assert copied.iteration == 6
     other = VoteState(params=model().parameters(), num_bits=4)
-    try:
+    with pytest.raises(CompsgdError, match="num_bits=3"):
         other.load_state_dict(state.state_dict())
-    except CompsgdError as error:
-        assert "num_bits=3" in str(error)
-    else:
-        raise AssertionError
 
 
 def mistakes():
@@ -286,20 +283,13 @@ def mistakes():
         (lambda: VoteState(scale="mean"), "scale is 'mean'"),
         (lambda: VoteState(num_bits=9), "num_bits is 9"),
     ):
-        try:
+        with pytest.raises(CompsgdError, match=expected):
             mistake()
-        except CompsgdError as error:
-            assert expected in str(error)
-        else:
-            raise AssertionError(expected)
     lost = DistributedDataParallel(model())
     lost.register_comm_hook(VoteState(), vote_hook)
-    try:
-        loss_of(lost, 0, 0).backward()
-    except Exception as error:
-        assert "does not know the model's parameters" in str(error)
-    else:
-        raise AssertionError
+    loss = loss_of(lost, 0, 0)
+    with pytest.raises(Exception, match="does not know the model's parameters"):
+        loss.backward()
 
 
 if __name__ == "__main__":
