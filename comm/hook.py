@@ -255,7 +255,10 @@ class VoteState:
         self.__dict__.update(state)
 
 
-def vote_hook(state: VoteState, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def vote_hook(
+    state: VoteState,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
     """Replaces a bucket's gradients by the vote of all processes on them.
 
     1. Each discretises its gradients against its own range, and packs them. 2. They exchange the
@@ -336,7 +339,10 @@ class _Voter:
                 )
             bound.copy_(ranges[name])
 
-    def submit(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    def submit(
+        self,
+        bucket: dist.GradBucket,  # type: ignore[name-defined]
+    ) -> torch.futures.Future[Tensor]:
         """In the thread of backward: takes note of what is there, and leaves the rest."""
         state = self._state
         parameters = bucket.parameters()
@@ -346,7 +352,7 @@ class _Voter:
                 f"a parameter of shape {tuple(unknown[0].shape)} is not among VoteState's params"
             )
         present = [self._presence.has(one) for one in parameters]
-        devices = [self._device] if self._device.type == "cuda" else []
+        devices: list[Any] = [self._device] if self._device.type == "cuda" else []
         future: torch.futures.Future[Tensor] = torch.futures.Future(devices=devices)
         self._jobs.put(
             _Job(bucket.buffer(), parameters, bucket.gradients(), present, bucket.is_last(),
@@ -424,8 +430,9 @@ class _Voter:
             self._average(job, slots)
             return
         for i, (slot, voted) in enumerate(zip(slots, vote.votes, strict=True)):
-            factor = self._state.scale if means is None else _factor(means[i], voted)
-            job.gradients[slot].copy_((voted * factor).view(job.gradients[slot].shape))
+            gradient = job.gradients[slot]
+            gradient.copy_(voted.view(gradient.shape))
+            gradient *= self._state.scale if means is None else _factor(means[i], voted)
 
     def _vote_on(
         self, places: tuple[int, ...], shapes: Sequence[torch.Size], first: int
@@ -453,8 +460,8 @@ class _Voter:
         rows = self._exchange.all_gather(mine.view(torch.uint8)[None].to(self._device))
         everyones = rows.cpu().contiguous().view(torch.float32)
         votes = everyones >= 0
-        total = (everyones * votes).sum(0)
-        return total / votes.sum(0).clamp(min=1)
+        mean: Tensor = (everyones * votes).sum(0) / votes.sum(0).clamp(min=1)
+        return mean
 
     def _average(self, job: _Job, slots: Sequence[int]) -> None:
         """The mean of all processes, as plain DDP takes it."""
