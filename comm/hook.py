@@ -432,7 +432,7 @@ class _Voter:
         for i, (slot, voted) in enumerate(zip(slots, vote.votes, strict=True)):
             gradient = job.gradients[slot]
             gradient.copy_(voted.view(gradient.shape))
-            gradient *= self._state.scale if means is None else _factor(means[i], voted)
+            gradient *= float(self._state.scale) if means is None else _factor(means[i], voted)
 
     def _vote_on(
         self, places: tuple[int, ...], shapes: Sequence[torch.Size], first: int

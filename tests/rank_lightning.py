@@ -1,0 +1,48 @@
+"""A Lightning user's script: only the strategy's arguments know of compsgd."""
+
+import logging
+import sys
+import warnings
+
+import lightning
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from compsgd.comm import VoteState, vote_hook
+
+
+class Module(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+
+    def training_step(self, batch, _):
+        images, labels = batch
+        loss = nn.functional.cross_entropy(self.net(images), labels)
+        self.last_loss = loss.detach()
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    images = torch.randn(512, 8, generator=torch.Generator().manual_seed(1))
+    labels = (images.sum(1) > 0).long()
+    module = Module()
+    state = VoteState(params=module.parameters(), scale="mean_abs", compile="off")
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=2, max_epochs=3, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=sys.argv[1],
+        strategy=DDPStrategy(ddp_comm_state=state, ddp_comm_hook=vote_hook),
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(TensorDataset(images, labels), 32))
+    assert len(state.ledger.steps) == 3 * 8
+    assert module.last_loss < 0.4
+    if trainer.is_global_zero:
+        print(state.summary())
