@@ -3,8 +3,9 @@ DistributedDataParallel."""
 
 from compsgd.comm.collectives import Collectives
 from compsgd.comm.exchange import AllGatherExchange, ScatterReduceExchange, build_exchange
-from compsgd.comm.hook import VoteState, vote_hook, wrap
+from compsgd.comm.hook import vote_hook, wrap
 from compsgd.comm.ledger import Ledger
+from compsgd.comm.vote_state import VoteState
 
 __all__ = [
     "AllGatherExchange",

@@ -5,7 +5,7 @@ Two views of every collective: what would cross between one of N separate worker
 worker they agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
@@ -75,12 +75,14 @@ class Ledger:
     """Bytes by step for gradients, as running totals for every purpose.
 
     Attributes:
-        steps: the gradient traffic of every finished round.
+        steps: the gradient traffic of every finished round, or of the last ones.
+        num_steps: finished rounds.
         wire: what has crossed between this process and others so far, by purpose.
     """
 
-    steps: list[StepTraffic] = field(default_factory=list)
+    steps: MutableSequence[StepTraffic] = field(default_factory=list)
     wire: dict[Purpose, Flow] = field(default_factory=lambda: dict.fromkeys(Purpose, NOTHING))
+    num_steps: int = 0
     _open: list[Transfer] = field(default_factory=list)
 
     def record(self, purpose: Purpose, transfer: Transfer) -> None:
@@ -90,5 +92,6 @@ class Ledger:
 
     def end_round(self, participants: Sequence[int]) -> None:
         """Closes a step: the gradient transfers since the last one belong to it."""
+        self.num_steps += 1
         self.steps.append(StepTraffic(tuple(participants), tuple(self._open)))
         self._open.clear()

@@ -7,7 +7,7 @@ update, and applied. What a ballot holds and how ballots combine is for the subc
 import logging
 from abc import abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,9 +120,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         """
         hosted = self.exchange.hosted
         worker_id = hosted[check_integer("worker", worker, 0, len(hosted) - 1)]
-        parameters = self._parameters()
-        gradient = self._layout.gather_gradients(parameters, self._device)
-        present = [parameter.grad is not None for parameter in parameters]
+        gradient, present = self._gather_gradient()
         culprit = self._layout.first_non_finite(gradient)
         if culprit is not None:
             present = [False] * len(present)
@@ -161,9 +159,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._note_participation(headers)
         electorates = self._electorates(headers)
         if self.participants:
-            targets = self._targets(headers)
-            for run, update in self._combine(electorates, payloads):
-                _apply(run, update, targets)
+            self._move(headers, self._combine(electorates, payloads))
         else:
             self._combine_nothing()
         self._end_round()
@@ -232,12 +228,19 @@ class RoundOptimizer(torch.optim.Optimizer):
         names = [name for group in self.param_groups for name in group.get("param_names", ())]
         return str(names[index]) if names else f"number {index}"
 
+    def _gather_gradient(self) -> tuple[Tensor, list[bool]]:
+        """The gradients now in `p.grad`, flat, and by parameter whether there is one."""
+        parameters = self._parameters()
+        gradient = self._layout.gather_gradients(parameters, self._device)
+        return gradient, [parameter.grad is not None for parameter in parameters]
+
     def _header(
         self, worker: int, present: Sequence[bool], culprit: int | None = None
     ) -> BallotHeader:
         return BallotHeader(worker, self.round, self.symbol_bits, self.zeros, present, culprit)
 
     def _header_num_bytes(self) -> int:
+        """What stands in front of a payload."""
         return header_num_bytes(len(self._layout.runs))
 
     def _compress_if_alone(self) -> None:
@@ -268,7 +271,7 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     def _read_headers(self, rows: Tensor) -> list[BallotHeader]:
         """The headers of all N workers from uint8 rows that begin with them, checked."""
-        head = rows[:, : self._header_num_bytes()].cpu()
+        head = rows[:, : header_num_bytes(len(self._layout.runs))].cpu()
         headers = [BallotHeader.from_tensor(row) for row in head]
         for worker, header in enumerate(headers):
             expected = self._header(worker, [False] * len(self._layout.runs))
@@ -315,6 +318,12 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     def _combine_nothing(self) -> None:
         """A round in which nobody takes part changes nothing; a subclass may record it."""
+
+    def _move(self, headers: Sequence[BallotHeader], updates: Iterable[tuple[Run, Tensor]]) -> None:
+        """Applies the update of a round."""
+        targets = self._targets(headers)
+        for run, update in updates:
+            _apply(run, update, targets)
 
     def _targets(self, headers: Sequence[BallotHeader]) -> list[_Target]:
         """The parameters on which somebody votes, in model order."""

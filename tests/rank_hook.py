@@ -226,8 +226,14 @@ def mean_magnitudes():
         mean = own.grad.abs().mean()
         dist.all_reduce(mean)
         assert torch.allclose(one.grad.abs().mean(), mean / size, rtol=1e-4)
-    transfers = [transfer.handed_bytes for transfer in state.ledger.steps[0].transfers]
-    assert 4 * len(list(plain.parameters())) in transfers
+    bare = DistributedDataParallel(model())
+    bare_state = wrap(bare, **SETTINGS)
+    loss_of(bare, rank, 0).backward()
+    handed, bare_handed = (
+        one.ledger.steps[0].transfers[0].handed_bytes for one in (state, bare_state)
+    )
+    num_shards = 1 if size == 2 else size
+    assert handed - bare_handed == 4 * len(list(plain.parameters())) * num_shards
 
 
 def start_later():
