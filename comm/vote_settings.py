@@ -52,8 +52,9 @@ class VoteSettings:
             raise CompsgdError(f"timeout_s is {self.timeout_s}; it must be more than 0")
 
     @property
-    def is_mean_abs(self) -> bool:
-        return self.scale == MEAN_ABS
+    def factor(self) -> float | None:
+        """What a level becomes; None for "mean_abs"."""
+        return None if isinstance(self.scale, str) else float(self.scale)
 
     def lasting(self) -> dict[str, Any]:
         """Those under which saved ranges go on as if nothing had happened."""

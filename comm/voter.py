@@ -87,7 +87,7 @@ class Voter:
         self._bounds = empty_range(self._layout.numel, self._device)
         self._votes: dict[Run, BucketVote] = {}
         self._used: set[Run] = set()
-        self._gradient, self._vote = Scratch(torch.float32), Scratch(torch.float32)
+        self._scratch = Scratch(torch.float32)
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="vote_hook", daemon=True).start()
@@ -181,30 +181,17 @@ class Voter:
         assert first is not None
         assert last is not None
         run = Run(self._layout.runs[first].start, self._layout.runs[last].end)
-        bucket_vote = self._bucket_vote(run, slots)
-        gradient = self._gradient.flat(run.numel, self._device)
-        for slot, part in zip(slots, bucket_vote.parts(gradient), strict=True):
-            if slot.is_present:
-                part.copy_(slot.gradient)
-            else:
-                part.zero_()
-        vote = self._vote.flat(run.numel, self._device)
         maximum, minimum = (bound[run.slice] for bound in self._bounds)
-        has_votes = bucket_vote.cast(
-            round_, gradient, [slot.is_present for slot in slots], maximum, minimum, out=vote
+        has_votes = self._bucket_vote(run, slots).cast(
+            round_,
+            [slot.gradient for slot in slots],
+            [slot.is_present for slot in slots],
+            maximum,
+            minimum,
         )
         if not has_votes:
             # What plain DDP would have: a GradScaler is to see infinities.
             self._average(slots)
-            return
-        scale = self._settings.scale
-        scales = (
-            bucket_vote.mean_abs_scales(vote)
-            if isinstance(scale, str)
-            else [float(scale)] * len(slots)
-        )
-        for slot, part, factor in zip(slots, bucket_vote.parts(vote), scales, strict=True):
-            torch.mul(part, factor, out=slot.gradient)
 
     def _bucket_vote(self, run: Run, slots: Sequence[_Slot]) -> BucketVote:
         self._used.add(run)
@@ -214,7 +201,8 @@ class Voter:
                 run.start,
                 self._device,
                 self._exchange,
-                measures=self._settings.is_mean_abs,
+                scale=self._settings.factor,
+                scratch=self._scratch,
                 **self._settings.for_optimizer(),
             )
         return self._votes[run]

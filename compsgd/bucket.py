@@ -10,7 +10,9 @@ from compsgd.ballot import BallotHeader
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
 from compsgd.flat import Run
+from compsgd.magnitudes import add_magnitudes
 from compsgd.optimizers import CompressedSGDVote
+from compsgd.scratch import Scratch
 
 _FLOAT_BYTES = 4
 
@@ -30,7 +32,8 @@ class BucketVote(CompressedSGDVote):
         device: torch.device,
         exchange: Exchange,
         *,
-        measures: bool,
+        scale: float | None,
+        scratch: Scratch,
         **settings: Any,
     ) -> None:
         """
@@ -39,12 +42,15 @@ class BucketVote(CompressedSGDVote):
             first: where they begin in the flat vector of all parameters.
             device: where they are.
             exchange: carries the ballots.
-            measures: whether mean magnitudes travel.
+            scale: what a level becomes; None for the mean magnitude of the voters' gradients over
+                that of the levels, tensor by tensor.
+            scratch: of float32, for the gradient; free again after each round.
             settings: num_bits, binning, decay_min, decay_max, rand_zero, seed and compile, as for
                 CompressedSGDVote.
         """
-        self._shapes = list(shapes)
-        self._measures = measures
+        self._num_parameters = len(shapes)
+        self._scale = scale
+        self._scratch = scratch
         nothing = torch.zeros((), device=device)
         # They have a shape and take no memory: nothing is applied to them.
         stand_ins = [
@@ -52,69 +58,80 @@ class BucketVote(CompressedSGDVote):
         ]
         super().__init__(stand_ins, 1.0, exchange=exchange, **settings)
         self._first = first
-        self._magnitudes = torch.zeros(len(shapes))
 
     def cast(
         self,
         round_: int,
-        gradient: Tensor,
+        gradients: Sequence[Tensor],
         present: Sequence[bool],
         maximum: Tensor,
         minimum: Tensor,
-        *,
-        out: Tensor,
     ) -> bool:
-        """One round.
+        """One round: the gradients become the scaled vote, and 0 where nobody votes.
 
         Args:
             round_: counts from 0, the same for all buckets of a step.
-            gradient: this worker's, flat float32, 0 where there is none.
-            present: by parameter, whether there is a gradient.
-            maximum, minimum: this worker's range of these elements; updated in place.
-            out: flat float32; takes the vote, the mean level rounded away from zero, and 0 where
-                nobody votes.
+            gradients: this worker's, by parameter; overwritten.
+            present: by parameter, whether there is one.
+            maximum, minimum: this worker's range of these elements, flat; updated in place.
 
         Returns:
-            whether anybody voted; otherwise `out` is as it was.
+            whether anybody voted; otherwise the gradients are as they were.
         """
         (worker,) = self.exchange.hosted
         self._global["round"] = round_
         self._global["ranges"][worker] = {"max": maximum, "min": minimum}
-        self._gradient, self._present, self._out = gradient, list(present), out
+        self._gradients, self._present = gradients, list(present)
         self.step()
         return bool(self.participants)
-
-    def parts(self, flat: Tensor) -> list[Tensor]:
-        """Views of a flat vector, by parameter."""
-        return [
-            flat[run.slice].view(shape)
-            for run, shape in zip(self._layout.runs, self._shapes, strict=True)
-        ]
-
-    def mean_abs_scales(self, vote: Tensor) -> list[float]:
-        """By parameter, what the last round's vote must be multiplied by to have the mean
-        magnitude of the gradients of those who voted; 0 where all levels are.
-
-        Args:
-            vote: what `cast` has put `out`.
-        """
-        levels = [float(_mean_abs(part)) for part in self.parts(vote)]
-        return [
-            float(magnitude) / level if level else 0.0
-            for magnitude, level in zip(self._magnitudes, levels, strict=True)
-        ]
 
     # A round from the inside.
 
     def _gather_gradient(self) -> tuple[Tensor, list[bool]]:
-        return self._gradient, self._present
+        flat = self._scratch.flat(self._layout.numel, self._device)
+        for i, (gradient, run) in enumerate(zip(self._gradients, self._layout.runs, strict=True)):
+            part = flat[run.slice]
+            if not self._present[i]:
+                part.zero_()
+                continue
+            part.view(gradient.shape).copy_(gradient)
+        if self._scale is None:
+            self._own_totals = torch.zeros(self._num_parameters, device=self._device)
+            whole = Run(0, self._layout.numel)
+            add_magnitudes(self._own_totals, flat, whole, self._layout, self.kernels)
+        return flat, self._present
 
     def _move(self, headers: Sequence[BallotHeader], updates: Iterable[tuple[Run, Tensor]]) -> None:
+        totals = torch.zeros(self._num_parameters, device=self._device)
         for run, update in updates:
-            self._out[run.slice] = update
-        for i, run in enumerate(self._layout.runs):
-            if not any(header.present[i] for header in headers):
-                self._out[run.slice] = 0
+            if self._scale is None:
+                add_magnitudes(totals, update, run, self._layout, self.kernels)
+            for index, part in self._layout.parts_of(run):
+                place = part.shifted(-self._layout.runs[index].start)
+                _write(self._gradients[index], place, update[part.shifted(-run.start).slice])
+        has_voters = self._has_voters(headers)
+        for gradient, voted, scale in zip(
+            self._gradients, has_voters, self._scales(totals), strict=True
+        ):
+            if not voted:
+                gradient.zero_()
+            elif scale != 1:
+                gradient *= scale
+
+    def _scales(self, totals: Tensor) -> list[float]:
+        """By parameter.
+
+        Args:
+            totals: the sum of the magnitudes of its levels.
+        """
+        if self._scale is not None:
+            return [self._scale] * self._num_parameters
+        return [
+            magnitude * run.numel / total if total else 0.0
+            for magnitude, run, total in zip(
+                self._magnitudes.tolist(), self._layout.runs, totals.tolist(), strict=True
+            )
+        ]
 
     def _end_round(self) -> None:
         """A step has other buckets: its end is the caller's affair."""
@@ -126,30 +143,35 @@ class BucketVote(CompressedSGDVote):
     # The header carries mean magnitudes behind the usual.
 
     def _header_num_bytes(self) -> int:
-        extra = _FLOAT_BYTES * len(self._shapes) if self._measures else 0
+        extra = _FLOAT_BYTES * self._num_parameters if self._scale is None else 0
         return super()._header_num_bytes() + extra
 
     def _hosted_header(self, worker: int) -> Tensor:
         header = super()._hosted_header(worker)
-        if not self._measures:
+        if self._scale is not None:
             return header
-        means = torch.stack([_mean_abs(part) for part in self.parts(self._gradient)]).cpu()
-        # Of a gradient that is not finite nobody uses the mean.
-        means[~means.isfinite()] = 0
+        # Of a gradient that is not finite nobody uses the magnitude.
+        numels = torch.tensor([run.numel for run in self._layout.runs])
+        means = (self._own_totals.cpu() / numels).nan_to_num(0, 0, 0)
         return torch.cat([header, means.view(torch.uint8)])
 
     def _read_headers(self, rows: Tensor) -> list[BallotHeader]:
         headers = super()._read_headers(rows)
-        if self._measures:
+        if self._scale is None:
             end = self._header_num_bytes()
-            wire = rows[:, end - _FLOAT_BYTES * len(self._shapes) : end].cpu().contiguous()
+            wire = rows[:, end - _FLOAT_BYTES * self._num_parameters : end].cpu().contiguous()
             self._magnitudes = _mean_of_voters(wire.view(torch.float32), headers)
         return headers
 
 
-def _mean_abs(part: Tensor) -> Tensor:
-    total: Tensor = torch.linalg.vector_norm(part, 1)
-    return total / part.numel()
+def _write(gradient: Tensor, place: Run, levels: Tensor) -> None:
+    """Sets elements of a gradient, counted flat in order of its indices."""
+    if gradient.is_contiguous():
+        gradient.view(-1)[place.slice] = levels
+    else:
+        flat = gradient.flatten()
+        flat[place.slice] = levels
+        gradient.copy_(flat.view(gradient.shape))
 
 
 def _mean_of_voters(means: Tensor, headers: Sequence[BallotHeader]) -> Tensor:

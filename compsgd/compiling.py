@@ -143,7 +143,8 @@ def _tensors(args: tuple[Any, ...]) -> list[Tensor]:
 
 
 def _is_compiler_failure(error: Exception) -> bool:
-    return type(error).__module__.startswith(("torch._inductor", "torch._dynamo"))
+    is_disabled = bool(torch._dynamo.config.disable)
+    return is_disabled or type(error).__module__.startswith(("torch._inductor", "torch._dynamo"))
 
 
 def _first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 Range, ballots, random bits and the vote all count elements from the start of this vector.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -72,6 +73,15 @@ class FlatLayout:
             joined = (label, run)
         if joined is not None:
             yield joined
+
+    def parts_of(self, run: Run) -> Iterator[tuple[int, Run]]:
+        """The parameters that have elements in a run: their indices, and those elements."""
+        first = bisect_right(self.runs, run.start, key=lambda own: own.end)
+        end = bisect_left(self.runs, run.end, key=lambda own: own.start)
+        for index in range(first, end):
+            part = self.runs[index].within(run)
+            if part.numel:
+                yield index, part
 
     def absent_runs(self, present: Sequence[bool]) -> list[Run]:
         return [run for here, run in self.labelled_runs(present) if not here]

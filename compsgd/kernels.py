@@ -126,6 +126,11 @@ def read_tally(
     return out.copy_(counted if is_vote else mean(counted, num_voters))
 
 
+def block_magnitudes(out: Tensor, rows: Tensor) -> Tensor:
+    """Sums of the magnitudes of rows, float32 (blocks, columns), into `out`, (blocks, 1)."""
+    return out.copy_(rows.abs().sum(1, keepdim=True))
+
+
 def invalid_words(ballots: Sequence[Tensor], *, alphabet: Alphabet) -> Tensor:
     """Whether some ballot holds what is no symbol: a scalar, 0 if none does.
 

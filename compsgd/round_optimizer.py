@@ -6,9 +6,8 @@ update, and applied. What a ballot holds and how ballots combine is for the subc
 
 import logging
 from abc import abstractmethod
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +25,6 @@ from compsgd.vote import MAX_WORKERS
 log = logging.getLogger("compsgd")
 
 _GROUP_KEYS = {"params", "lr", "param_names", "initial_lr"}
-
-
-class _Target(NamedTuple):
-    """A parameter that the round moves, where it stands in the flat vector, and its lr."""
-
-    parameter: Tensor
-    run: Run
-    lr: float
 
 
 class RoundOptimizer(torch.optim.Optimizer):
@@ -320,23 +311,23 @@ class RoundOptimizer(torch.optim.Optimizer):
         """A round in which nobody takes part changes nothing; a subclass may record it."""
 
     def _move(self, headers: Sequence[BallotHeader], updates: Iterable[tuple[Run, Tensor]]) -> None:
-        """Applies the update of a round."""
-        targets = self._targets(headers)
+        """Applies the update of a round where somebody votes."""
+        has_voters = self._has_voters(headers)
+        # As float32, as the reference has it.
+        targets = [
+            (parameter, float(np.float32(float(group["lr"]))))
+            for group in self.param_groups
+            for parameter in group["params"]
+        ]
         for run, update in updates:
-            _apply(run, update, targets)
+            for index, part in self._layout.parts_of(run):
+                if has_voters[index]:
+                    place = part.shifted(-self._layout.runs[index].start)
+                    _apply(*targets[index], place, update[part.shifted(-run.start).slice])
 
-    def _targets(self, headers: Sequence[BallotHeader]) -> list[_Target]:
-        """The parameters on which somebody votes, in model order."""
-        has_voters = [any(column) for column in zip(*(h.present for h in headers), strict=True)]
-        places = iter(zip(self._layout.runs, has_voters, strict=True))
-        targets = []
-        for group in self.param_groups:
-            lr = float(np.float32(float(group["lr"])))
-            for parameter in group["params"]:
-                run, voted = next(places)
-                if voted and run.numel:
-                    targets.append(_Target(parameter, run, lr))
-        return targets
+    def _has_voters(self, headers: Sequence[BallotHeader]) -> list[bool]:
+        """By parameter, whether anybody votes on it."""
+        return [any(column) for column in zip(*(h.present for h in headers), strict=True)]
 
     # State.
 
@@ -404,16 +395,17 @@ class RoundOptimizer(torch.optim.Optimizer):
         return None if tensor is None else tensor.detach().clone().to(self._device)
 
 
-def _apply(run: Run, update: Tensor, targets: Sequence[_Target]) -> None:
-    """p = p - lr * update with lr as float32 and one rounding (design, section 2, step 5)."""
-    first = bisect_right(targets, run.start, key=lambda target: target.run.end)
-    end = bisect_left(targets, run.end, key=lambda target: target.run.start)
-    for parameter, place, lr in targets[first:end]:
-        part = place.within(run)
-        change = update[part.shifted(-run.start).slice].to(parameter)
-        if parameter.is_contiguous():
-            parameter.view(-1)[part.shifted(-place.start).slice].add_(change, alpha=-lr)
-        else:
-            moved = parameter.flatten()
-            moved[part.shifted(-place.start).slice].add_(change, alpha=-lr)
-            parameter.copy_(moved.view(parameter.shape))
+def _apply(parameter: Tensor, lr: float, place: Run, update: Tensor) -> None:
+    """p = p - lr * update with lr as float32 and one rounding (design, section 2, step 5).
+
+    Args:
+        place: the elements of the parameter that the update is for.
+        update: flat float32.
+    """
+    change = update.to(parameter)
+    if parameter.is_contiguous():
+        parameter.view(-1)[place.slice].add_(change, alpha=-lr)
+    else:
+        moved = parameter.flatten()
+        moved[place.slice].add_(change, alpha=-lr)
+        parameter.copy_(moved.view(parameter.shape))

@@ -2,10 +2,11 @@
 
 torchrun --nproc_per_node 2 scripts/train_ddp.py --hook vote
 
-ResNet-18 on CIFAR-10 (or on random images of its shape), SGD with momentum, a cosine schedule,
+ResNet-18 on CIFAR-10, or on random images of its shape; SGD with momentum, a cosine schedule,
 checkpoints, and going on from them. --hook says how gradients are exchanged.
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -21,7 +22,16 @@ from torchvision import transforms
 
 from compsgd.comm import VoteState, wrap
 
-HOOKS = ("none", "fp16", "powersgd", "vote")
+
+def register(ddp: DistributedDataParallel, hook: str, num_bits: int) -> VoteState | None:
+    if hook == "fp16":
+        ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
+    elif hook == "powersgd":
+        state = powerSGD_hook.PowerSGDState(None, start_powerSGD_iter=2)
+        ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+    elif hook == "vote":
+        return wrap(ddp, num_bits=num_bits, scale="mean_abs", exempt_1d=True)  # this line
+    return None
 
 
 def data_set(root: Path | None, num_images: int) -> "Dataset[object]":
@@ -31,95 +41,78 @@ def data_set(root: Path | None, num_images: int) -> "Dataset[object]":
     return torchvision.datasets.CIFAR10(str(root), train=True, transform=to_tensor, download=True)
 
 
-def register_hook(ddp: DistributedDataParallel, hook: str, num_bits: int) -> VoteState | None:
-    if hook == "fp16":
-        ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
-    elif hook == "powersgd":
-        # It needs all gradients in one bucket on gloo; see main.
-        state = powerSGD_hook.PowerSGDState(None, start_powerSGD_iter=2)
-        ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
-    elif hook == "vote":
-        return wrap(ddp, num_bits=num_bits, scale="mean_abs", exempt_1d=True)
-    return None
-
-
 def train_epoch(
-    ddp: DistributedDataParallel, loader: "DataLoader[object]", optimizer: torch.optim.Optimizer
+    ddp: DistributedDataParallel,
+    loader: "DataLoader[object]",
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
 ) -> float:
-    total = torch.zeros(2)
+    """Returns the mean loss of this process."""
+    total = 0.0
     for images, labels in loader:
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(ddp(images), labels)
+        loss = nn.functional.cross_entropy(ddp(images.to(device)), labels.to(device))
         loss.backward()
         optimizer.step()
-        total += torch.tensor([loss.item(), 1.0])
-    dist.all_reduce(total)
-    return float(total[0] / total[1])
+        total += loss.item()
+    return total / len(loader)
 
 
 @click.command()
-@click.option("--hook", type=click.Choice(HOOKS), default="vote", show_default=True)
+@click.option("--hook", type=click.Choice(["none", "fp16", "powersgd", "vote"]), default="vote")
 @click.option("--num_bits", type=click.IntRange(1, 8), default=3, show_default=True)
 @click.option("--data_root", type=click.Path(path_type=Path), default=None,
-              help="Where CIFAR-10 is; random images without it.")  # fmt: skip
-@click.option("--num_images", type=int, default=512, show_default=True, help="Random ones.")
-@click.option("--epochs", type=int, default=2, show_default=True)
-@click.option("--batch_size", type=int, default=32, show_default=True)
-@click.option("--lr", type=float, default=0.05, show_default=True)
+              help="Where CIFAR-10 is, or is to be; without it, random images.")  # fmt: skip
+@click.option("--num_images", default=512, show_default=True, help="Random ones.")
+@click.option("--epochs", default=2, show_default=True)
+@click.option("--batch_size", default=32, show_default=True, help="Of each process.")
+@click.option("--lr", default=0.05, show_default=True)
 @click.option("--checkpoint", type=click.Path(path_type=Path), default=Path("train_ddp"))
-@click.option("--resume", is_flag=True)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 def main(
-    hook: str,
-    num_bits: int,
-    data_root: Path | None,
-    num_images: int,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    checkpoint: Path,
-    resume: bool,
-) -> None:
-    """Trains, one line an epoch."""
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
-    torch.manual_seed(0)
+    hook: str, num_bits: int, data_root: Path | None, num_images: int, epochs: int,
+    batch_size: int, lr: float, checkpoint: Path, resume: bool,
+) -> None:  # fmt: skip
+    """Trains; a line an epoch."""
+    on_gpu = torch.cuda.is_available()
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    rank, local_rank = dist.get_rank(), int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     images = data_set(data_root, num_images)
     sampler: DistributedSampler[object] = DistributedSampler(images)
-    loader = DataLoader(images, batch_size, sampler=sampler)
-    model = torchvision.models.resnet18(num_classes=10)
+    loader = DataLoader(images, batch_size, sampler=sampler, drop_last=True)
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=10).to(device)
+    # torch's PowerSGD needs one bucket over gloo.
     bucket_cap_mb = 1000 if hook == "powersgd" else 25
-    ddp = DistributedDataParallel(model, bucket_cap_mb=bucket_cap_mb)
-    state = register_hook(ddp, hook, num_bits)
-    optimizer = torch.optim.SGD(ddp.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+    devices = [local_rank] if on_gpu else None
+    ddp = DistributedDataParallel(model, device_ids=devices, bucket_cap_mb=bucket_cap_mb)
+    state = register(ddp, hook, num_bits)
+    optimizer = torch.optim.SGD(ddp.parameters(), lr, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    # A range belongs to its rank: each has a file of its own.
+    # A range belongs to its rank, as batch norm's statistics do: each has a file of its own.
     path = checkpoint.with_suffix(f".rank{rank}.pt")
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    if state is not None:
+        parts["vote"] = state
     first = 0
     if resume:
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, map_location=device, weights_only=True)
         first = saved["epoch"]
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        if state is not None:
-            state.load_state_dict(saved["vote"])
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
     for epoch in range(first, epochs):
         began = time.perf_counter()
         sampler.set_epoch(epoch)
-        loss = train_epoch(ddp, loader, optimizer)
+        loss = train_epoch(ddp, loader, optimizer, device)
         schedule.step()
-        if rank == 0:
-            print(f"epoch {epoch + 1}: loss {loss:.4f}, {time.perf_counter() - began:.1f} s")
-        saved = {
-            "epoch": epoch + 1,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "vote": None if state is None else state.state_dict(),
-        }
         written = path.with_suffix(".new")
-        torch.save(saved, written)
+        saved = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({"epoch": epoch + 1} | saved, written)
         written.replace(path)
+        if rank == 0:
+            print(f"epoch {epoch + 1}: loss {loss:.4f}, {time.perf_counter() - began:.1f} s",
+                  flush=True)  # fmt: skip
     if state is not None and rank == 0:
         print(state.summary())
     dist.destroy_process_group()

@@ -1,17 +1,15 @@
 """An Accelerate user's script: one line more after prepare."""
 
-import warnings
-
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from compsgd.comm import wrap
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    accelerator = Accelerator(cpu=True)
+    ddp_kwargs = DistributedDataParallelKwargs(gradient_as_bucket_view=True, bucket_cap_mb=1)
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[ddp_kwargs])
     images = torch.randn(512, 8, generator=torch.Generator().manual_seed(1))
     labels = (images.sum(1) > 0).long()
     torch.manual_seed(0)
@@ -26,7 +24,8 @@ if __name__ == "__main__":
             loss = nn.functional.cross_entropy(model(inputs), targets)
             accelerator.backward(loss)
             optimizer.step()
-    assert len(state.ledger.steps) == 3 * 8
+    assert model.gradient_as_bucket_view
+    assert state.ledger.num_steps == 3 * 8
     assert loss < 0.4
     if accelerator.is_main_process:
         print(state.summary())
