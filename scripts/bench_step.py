@@ -1,31 +1,36 @@
 """A whole training step through DistributedDataParallel, with different communication hooks.
 
 python scripts/bench_step.py --num_processes 2 4
+sudo python scripts/bench_step.py --num_processes 2 4 --link 1gbit
 
 ResNet-18 of 11.7 M parameters, a batch of small random images for each process, SGD with momentum;
-all hooks in turns in the same processes, over gloo on loopback. `exposed` is what a step takes
+all hooks in turns in the same processes, over gloo on loopback, or over links between network
+namespaces that are shaped to a rate. `exposed` is what a step takes
 longer than one without communication: what overlapping with backward does not hide. PowerSGD runs
 with one bucket, because torch's aborts with several over gloo.
 """
 
+import contextlib
+import json
 import logging
 import os
+import socket
 import statistics
+import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
 
 import click
 import torch
 import torch.distributed as dist
 import torchvision
+from links import INTERFACE, address, shaped_namespaces
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm import wrap
@@ -67,7 +72,7 @@ class Training:
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         self.optimizer.zero_grad()
-        with self.ddp.no_sync() if self.is_quiet else nullcontext():
+        with self.ddp.no_sync() if self.is_quiet else contextlib.nullcontext():
             nn.functional.cross_entropy(self.ddp(images), labels).backward()
         self.optimizer.step()
 
@@ -87,7 +92,8 @@ def trainings() -> dict[str, Training]:
 
 
 def measure_steps(batch_size: int, image_size: int, repeats: int) -> dict[str, float]:
-    """On every rank the median milliseconds of a step of each, all of them in turns."""
+    """The median milliseconds of a step of each, all of them in turns; in a process with the
+    environment of a rank."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -116,28 +122,68 @@ def table(found: dict[str, float]) -> str:
     return format_table(["whole training step", "ms", "exposed ms", "plain / this"], rows)
 
 
-def launch(num_processes: int, *args: Any) -> dict[str, float]:
-    config = LaunchConfig(
-        1, 1, num_processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-        max_restarts=0, start_method="spawn",
-    )  # fmt: skip
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    found: dict[str, float] = elastic_launch(config, measure_steps)(*args)[0]
+def launch(count: int, prefixes: list[list[str]], variables: dict[str, str],
+           *sizes: int) -> dict[str, float]:  # fmt: skip
+    """Measures in `count` ranks, each started behind its prefix; what rank 0 found."""
+    code = "import json, sys, bench_step as b; found = b.measure_steps(*map(int, sys.argv[1:])); "
+    command = [sys.executable, "-c", code + "print(json.dumps(found))", *map(str, sizes)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count)} | variables
+    ranks = [
+        subprocess.Popen(
+            [*prefix, *command], env=environment | {"RANK": str(rank)}, text=True,
+            cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank, prefix in enumerate(prefixes)
+    ]  # fmt: skip
+    try:
+        ends = [rank.communicate() for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    for rank, (_, stderr) in zip(ranks, ends, strict=True):
+        if rank.returncode:
+            raise click.ClickException(f"a rank failed:\n{stderr}")
+    found: dict[str, float] = json.loads(ends[0][0])
     return found
+
+
+def measure(count: int, link: str | None, *sizes: int) -> dict[str, float]:
+    port = str(_free_port())
+    if link is None:
+        variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return launch(count, [[]] * count, variables, *sizes)
+    with shaped_namespaces(count, link) as names:
+        variables = {"MASTER_ADDR": address(0), "MASTER_PORT": port,
+                     "GLOO_SOCKET_IFNAME": INTERFACE}  # fmt: skip
+        return launch(count, [["ip", "netns", "exec", name] for name in names], variables, *sizes)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("", 0))
+        port: int = one.getsockname()[1]
+        return port
 
 
 @click.command(cls=SpreadingCommand)
 @click.option("--num_processes", type=click.IntRange(min=2), multiple=True, default=[2, 4])
 @click.option("--batch_size", type=click.IntRange(min=2), default=8, show_default=True)
 @click.option("--image_size", type=click.IntRange(min=32), default=32, show_default=True)
+@click.option("--link", default=None, metavar="RATE", help="As tc writes it; loopback without.")
 @click.option("--repeats", type=click.IntRange(min=1), default=15, show_default=True)
-def main(num_processes: tuple[int, ...], batch_size: int, image_size: int, repeats: int) -> None:
+def main(
+    num_processes: tuple[int, ...], batch_size: int, image_size: int, link: str | None, repeats: int
+) -> None:
     """Prints a table for each number of processes."""
     logging.disable(logging.WARNING)
     click.echo(f"{machine()['cpu']}, torch {torch.__version__}, python {sys.version.split()[0]}")
     for count in num_processes:
-        found = launch(count, batch_size, image_size, repeats)
-        click.echo(f"\n{count} processes, a thread and {batch_size} images each\n")
+        try:
+            found = measure(count, link, batch_size, image_size, repeats)
+        except RuntimeError as error:
+            raise click.ClickException(str(error)) from error
+        where = f"links of {link}" if link else "loopback"
+        click.echo(f"\n{count} processes, a thread and {batch_size} images each, {where}\n")
         click.echo(table(found))
 
 

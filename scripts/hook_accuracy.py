@@ -30,7 +30,6 @@ PLAIN = "plain"
 HOOKS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "vote, 3 bits": {"num_bits": 3},
-    "vote, 3 bits, exempt_1d": {"num_bits": 3, "exempt_1d": True},
     "vote, 1 bit": {"num_bits": 1},
 }
 _DECAY = 0.9

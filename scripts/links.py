@@ -1,0 +1,67 @@
+"""Real links on one machine: network namespaces on a bridge, each with a shaped veth pair.
+
+Needs Linux, root, and the commands ip and tc.
+"""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+
+INTERFACE = "eth0"
+_BRIDGE = "compsgd-br"
+
+
+@contextlib.contextmanager
+def shaped_namespaces(count: int, rate: str) -> Iterator[list[str]]:
+    """Namespaces whose processes reach each other at `rate` (as tc writes it: 1gbit, 100mbit).
+
+    Yields:
+        their names; namespace i has the address `address(i)` on the interface INTERFACE.
+
+    Raises:
+        RuntimeError: a command failed.
+    """
+    names = [f"compsgd-{i}" for i in range(count)]
+    try:
+        _run("ip", "link", "add", _BRIDGE, "type", "bridge")
+        _run("ip", "link", "set", _BRIDGE, "up")
+        for i, name in enumerate(names):
+            _add(name, _outer(i), address(i), rate)
+        yield names
+    finally:
+        for i, name in enumerate(names):
+            _try("ip", "link", "delete", _outer(i))
+            _try("ip", "netns", "delete", name)
+        _try("ip", "link", "delete", _BRIDGE)
+
+
+def address(i: int) -> str:
+    return f"10.213.0.{i + 1}"
+
+
+def _outer(i: int) -> str:
+    """The end of a pair that is on the bridge."""
+    return f"compsgd-v{i}"
+
+
+def _add(name: str, outer: str, address: str, rate: str) -> None:
+    inside = ("ip", "-n", name)
+    _run("ip", "netns", "add", name)
+    _run("ip", "link", "add", outer, "type", "veth", "peer", "name", INTERFACE, "netns", name)
+    _run("ip", "link", "set", outer, "master", _BRIDGE, "up")
+    _run(*inside, "addr", "add", f"{address}/24", "dev", INTERFACE)
+    _run(*inside, "link", "set", INTERFACE, "up")
+    _run(*inside, "link", "set", "lo", "up")
+    shape = ("root", "tbf", "rate", rate, "burst", "256kb", "latency", "50ms")
+    _run("tc", "qdisc", "add", "dev", outer, *shape)
+    _run("tc", "-n", name, "qdisc", "add", "dev", INTERFACE, *shape)
+
+
+def _try(*command: str) -> None:
+    subprocess.run(command, capture_output=True, check=False)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
