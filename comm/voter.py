@@ -1,7 +1,5 @@
 """One process's side of the votes on a model that DistributedDataParallel trains."""
 
-import queue
-import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from compsgd.comm.collectives import Collectives
 from compsgd.comm.exchange import build_exchange
 from compsgd.comm.presence import Presence
 from compsgd.comm.vote_settings import VoteSettings
+from compsgd.comm.worker_thread import WorkerThread
 from compsgd.errors import CompsgdError
 from compsgd.flat import FlatLayout, Run
 from compsgd.scratch import Scratch
@@ -89,8 +88,7 @@ class Voter:
         self._used: set[Run] = set()
         self._scratch = Scratch(torch.float32)
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="vote_hook", daemon=True).start()
+        self._thread = WorkerThread("vote_hook")
 
     @property
     def world_size(self) -> int:
@@ -137,7 +135,8 @@ class Voter:
         ready = torch.cuda.current_stream(self._device).record_event() if self._stream else None
         if bucket.is_last():
             self._presence.forget()
-        self._jobs.put(_Job(bucket.buffer(), slots, round_, bucket.is_last(), ready, future))
+        job = _Job(bucket.buffer(), slots, round_, bucket.is_last(), ready, future)
+        self._thread.submit(lambda: self._finish(job))
         return future
 
     def _slot(self, gradient: Tensor, parameter: Tensor, round_: int) -> _Slot:
@@ -150,16 +149,14 @@ class Voter:
 
     # In our thread.
 
-    def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
-            with torch.cuda.stream(self._stream) if self._stream else nullcontext():
-                try:
-                    self._do(job)
-                except Exception as error:
-                    job.future.set_exception(error)  # type: ignore[arg-type]
-                else:
-                    job.future.set_result(job.buffer)
+    def _finish(self, job: _Job) -> None:
+        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+            try:
+                self._do(job)
+            except Exception as error:
+                job.future.set_exception(error)  # type: ignore[arg-type]
+            else:
+                job.future.set_result(job.buffer)
 
     @torch.no_grad()
     def _do(self, job: _Job) -> None:

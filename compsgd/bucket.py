@@ -10,7 +10,7 @@ from compsgd.ballot import BallotHeader
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
 from compsgd.flat import Run
-from compsgd.magnitudes import add_magnitudes
+from compsgd.magnitudes import add_level_magnitudes, total_magnitude
 from compsgd.optimizers import CompressedSGDVote
 from compsgd.scratch import Scratch
 
@@ -89,23 +89,22 @@ class BucketVote(CompressedSGDVote):
 
     def _gather_gradient(self) -> tuple[Tensor, list[bool]]:
         flat = self._scratch.flat(self._layout.numel, self._device)
+        self._own_magnitudes = torch.zeros(self._num_parameters, device=self._device)
         for i, (gradient, run) in enumerate(zip(self._gradients, self._layout.runs, strict=True)):
             part = flat[run.slice]
             if not self._present[i]:
                 part.zero_()
                 continue
             part.view(gradient.shape).copy_(gradient)
-        if self._scale is None:
-            self._own_totals = torch.zeros(self._num_parameters, device=self._device)
-            whole = Run(0, self._layout.numel)
-            add_magnitudes(self._own_totals, flat, whole, self._layout, self.kernels)
+            if self._scale is None:
+                self._own_magnitudes[i] = total_magnitude(part, self.kernels) / run.numel
         return flat, self._present
 
     def _move(self, headers: Sequence[BallotHeader], updates: Iterable[tuple[Run, Tensor]]) -> None:
-        totals = torch.zeros(self._num_parameters, device=self._device)
+        totals = torch.zeros(self._num_parameters, dtype=torch.float64, device=self._device)
         for run, update in updates:
             if self._scale is None:
-                add_magnitudes(totals, update, run, self._layout, self.kernels)
+                add_level_magnitudes(totals, update, run, self._layout, self.kernels)
             for index, part in self._layout.parts_of(run):
                 place = part.shifted(-self._layout.runs[index].start)
                 _write(self._gradients[index], place, update[part.shifted(-run.start).slice])
@@ -151,8 +150,7 @@ class BucketVote(CompressedSGDVote):
         if self._scale is not None:
             return header
         # Of a gradient that is not finite nobody uses the magnitude.
-        numels = torch.tensor([run.numel for run in self._layout.runs])
-        means = (self._own_totals.cpu() / numels).nan_to_num(0, 0, 0)
+        means = self._own_magnitudes.cpu().nan_to_num(0, 0, 0)
         return torch.cat([header, means.view(torch.uint8)])
 
     def _read_headers(self, rows: Tensor) -> list[BallotHeader]:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+import bench_step
 import click
 import torch
 import torch.distributed as dist
@@ -290,6 +291,7 @@ def main(numel: int, num_processes: tuple[int, ...], repeats: int) -> None:
     local_part(numel, repeats)
     for count in num_processes:
         distributed_part(numel, count, repeats)
+        bench_step.report(count, None, batch_size=8, image_size=32, repeats=repeats)
 
 
 if __name__ == "__main__":

@@ -158,6 +158,17 @@ def measure(count: int, link: str | None, *sizes: int) -> dict[str, float]:
         return launch(count, [["ip", "netns", "exec", name] for name in names], variables, *sizes)
 
 
+def report(count: int, link: str | None, batch_size: int, image_size: int, repeats: int) -> None:
+    """Measures, and prints the table."""
+    try:
+        found = measure(count, link, batch_size, image_size, repeats)
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from error
+    where = f"links of {link}" if link else "loopback"
+    click.echo(f"\n{count} processes, a thread and {batch_size} images each, {where}\n")
+    click.echo(table(found))
+
+
 def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("", 0))
@@ -178,13 +189,7 @@ def main(
     logging.disable(logging.WARNING)
     click.echo(f"{machine()['cpu']}, torch {torch.__version__}, python {sys.version.split()[0]}")
     for count in num_processes:
-        try:
-            found = measure(count, link, batch_size, image_size, repeats)
-        except RuntimeError as error:
-            raise click.ClickException(str(error)) from error
-        where = f"links of {link}" if link else "loopback"
-        click.echo(f"\n{count} processes, a thread and {batch_size} images each, {where}\n")
-        click.echo(table(found))
+        report(count, link, batch_size, image_size, repeats)
 
 
 if __name__ == "__main__":

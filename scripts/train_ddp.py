@@ -58,6 +58,16 @@ def train_epoch(
     return total / len(loader)
 
 
+def save(path: Path, saved: dict[str, object], state: VoteState | None) -> None:
+    """One file of all ranks: each has a range of its own for its votes."""
+    votes = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(None if state is None else state.state_dict(), votes)
+    if votes is not None:
+        written = path.with_suffix(".new")
+        torch.save(saved | {"votes": votes}, written)
+        written.replace(path)
+
+
 @click.command()
 @click.option("--hook", type=click.Choice(["none", "fp16", "powersgd", "vote"]), default="vote")
 @click.option("--num_bits", type=click.IntRange(1, 8), default=3, show_default=True)
@@ -67,7 +77,7 @@ def train_epoch(
 @click.option("--epochs", default=2, show_default=True)
 @click.option("--batch_size", default=32, show_default=True, help="Of each process.")
 @click.option("--lr", default=0.05, show_default=True)
-@click.option("--checkpoint", type=click.Path(path_type=Path), default=Path("train_ddp"))
+@click.option("--checkpoint", type=click.Path(path_type=Path), default=Path("train_ddp.pt"))
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 def main(
     hook: str, num_bits: int, data_root: Path | None, num_images: int, epochs: int,
@@ -90,26 +100,22 @@ def main(
     state = register(ddp, hook, num_bits)
     optimizer = torch.optim.SGD(ddp.parameters(), lr, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    # A range belongs to its rank, as batch norm's statistics do: each has a file of its own.
-    path = checkpoint.with_suffix(f".rank{rank}.pt")
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    if state is not None:
-        parts["vote"] = state
     first = 0
     if resume:
-        saved = torch.load(path, map_location=device, weights_only=True)
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
         first = saved["epoch"]
         for name, part in parts.items():
             part.load_state_dict(saved[name])
+        if state is not None:
+            state.load_state_dict(saved["votes"][rank])
     for epoch in range(first, epochs):
         began = time.perf_counter()
         sampler.set_epoch(epoch)
         loss = train_epoch(ddp, loader, optimizer, device)
         schedule.step()
-        written = path.with_suffix(".new")
         saved = {name: part.state_dict() for name, part in parts.items()}
-        torch.save({"epoch": epoch + 1} | saved, written)
-        written.replace(path)
+        save(checkpoint, {"epoch": epoch + 1} | saved, state)
         if rank == 0:
             print(f"epoch {epoch + 1}: loss {loss:.4f}, {time.perf_counter() - began:.1f} s",
                   flush=True)  # fmt: skip

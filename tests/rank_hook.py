@@ -236,6 +236,35 @@ def mean_magnitudes():
     assert handed - bare_handed == 4 * len(list(plain.parameters())) * num_shards
 
 
+def mean_magnitudes_in_buckets():
+    """They do not depend on how parameters are joined in buckets."""
+    nets = [DistributedDataParallel(model(), bucket_cap_mb=size) for size in (25, 0.01)]
+    for net in nets:
+        wrap(net, scale="mean_abs", **SETTINGS)
+        sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        for step in range(3):
+            sgd.zero_grad()
+            loss_of(net, dist.get_rank(), step).backward()
+            sgd.step()
+    assert_equal_weights(*nets)
+
+
+def subgroups():
+    """Two halves that train by themselves."""
+    rank, half = dist.get_rank(), dist.get_world_size() // 2
+    groups = [dist.new_group(list(range(first, first + half))) for first in (0, half)]
+    group = groups[rank // half]
+    hooked = DistributedDataParallel(model(), process_group=group, bucket_cap_mb=0.01)
+    state = wrap(hooked, **SETTINGS)
+    loss_of(hooked, rank, 0).backward()
+    assert state.voter.world_size == half
+    weight = hooked.module[0].weight.grad
+    everyones = [torch.empty_like(weight) for _ in range(2 * half)]
+    dist.all_gather(everyones, weight)
+    for other, theirs in enumerate(everyones):
+        assert torch.equal(weight, theirs) == (other // half == rank // half)
+
+
 def start_later():
     """Plain averages before start_vote_iter."""
     rank = dist.get_rank()
@@ -291,6 +320,13 @@ def mistakes():
     ):
         with pytest.raises(CompsgdError, match=expected):
             mistake()
+    cast = DistributedDataParallel(model())
+    cast.mixed_precision = object()
+    with pytest.raises(CompsgdError, match="mixed_precision"):
+        wrap(cast)
+    for foreign in ({}, {"iteration": 1}, {"model": 1}):
+        with pytest.raises(CompsgdError, match="no VoteState's"):
+            VoteState().load_state_dict(foreign)
     lost = DistributedDataParallel(model())
     lost.register_comm_hook(VoteState(), vote_hook)
     loss = loss_of(lost, 0, 0)

@@ -8,7 +8,14 @@ from processes import run_ranks
 SCRIPT = Path(__file__).parent / "rank_hook.py"
 EQUAL = ["one_bucket", "many_buckets", "static_graph", "bucket_views", "accumulation"]
 SITUATIONS = ["unused_parameters", "join", "infinite_gradients", "exempt_parameters"]
-STATE = ["mean_magnitudes", "start_later", "checkpoint", "mistakes"]
+STATE = [
+    "mean_magnitudes",
+    "mean_magnitudes_in_buckets",
+    "subgroups",
+    "start_later",
+    "checkpoint",
+    "mistakes",
+]
 
 
 @pytest.mark.heavy
