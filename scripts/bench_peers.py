@@ -291,7 +291,7 @@ def main(numel: int, num_processes: tuple[int, ...], repeats: int) -> None:
     local_part(numel, repeats)
     for count in num_processes:
         distributed_part(numel, count, repeats)
-        bench_step.report(count, None, batch_size=8, image_size=32, repeats=repeats)
+        bench_step.report(count, None, batch_size=8, image_size=32, repeats=repeats, compile_="on")
 
 
 if __name__ == "__main__":

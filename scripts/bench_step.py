@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -34,6 +35,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm import wrap
+from compsgd.compiling import COMPILE_CHOICES
 from compsgd.workers.spreading import SpreadingCommand
 from compsgd.workers.tables import format_table
 from compsgd.workers.timing import machine
@@ -53,8 +55,8 @@ def powersgd(ddp: DistributedDataParallel, rank: int) -> None:
     ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
 
 
-def vote(ddp: DistributedDataParallel, num_bits: int) -> None:
-    wrap(ddp, num_bits=num_bits, scale="mean_abs", exempt_1d=True, compile="on")
+def vote(ddp: DistributedDataParallel, num_bits: int, compile_: str) -> None:
+    wrap(ddp, num_bits=num_bits, scale="mean_abs", exempt_1d=True, compile=compile_)
 
 
 class Training:
@@ -77,7 +79,7 @@ class Training:
         self.optimizer.step()
 
 
-def trainings() -> dict[str, Training]:
+def trainings(compile_: str) -> dict[str, Training]:
     one = _ONE_BUCKET_MB
     return {
         ALONE: Training(is_quiet=True),
@@ -85,13 +87,15 @@ def trainings() -> dict[str, Training]:
         "fp16": Training(fp16),
         "PowerSGD, rank 1": Training(lambda ddp: powersgd(ddp, 1), bucket_cap_mb=one),
         "PowerSGD, rank 2": Training(lambda ddp: powersgd(ddp, 2), bucket_cap_mb=one),
-        "vote, 1 bit": Training(lambda ddp: vote(ddp, 1)),
-        "vote, 3 bits": Training(lambda ddp: vote(ddp, 3)),
-        "vote, 4 bits": Training(lambda ddp: vote(ddp, 4)),
+        "vote, 1 bit": Training(lambda ddp: vote(ddp, 1, compile_)),
+        "vote, 3 bits": Training(lambda ddp: vote(ddp, 3, compile_)),
+        "vote, 4 bits": Training(lambda ddp: vote(ddp, 4, compile_)),
     }
 
 
-def measure_steps(batch_size: int, image_size: int, repeats: int) -> dict[str, float]:
+def measure_steps(
+    batch_size: int, image_size: int, repeats: int, compile_: str
+) -> dict[str, float]:
     """The median milliseconds of a step of each, all of them in turns; in a process with the
     environment of a rank."""
     torch.set_num_threads(1)
@@ -101,7 +105,7 @@ def measure_steps(batch_size: int, image_size: int, repeats: int) -> dict[str, f
     generator = torch.Generator().manual_seed(dist.get_rank())
     images = torch.randn(batch_size, 3, image_size, image_size, generator=generator)
     labels = torch.randint(1000, (batch_size,), generator=generator)
-    cases = trainings()
+    cases = trainings(compile_)
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(_WARM_UP + repeats):
         for name, training in cases.items():
@@ -123,10 +127,10 @@ def table(found: dict[str, float]) -> str:
 
 
 def launch(count: int, prefixes: list[list[str]], variables: dict[str, str],
-           *sizes: int) -> dict[str, float]:  # fmt: skip
+           settings: dict[str, Any]) -> dict[str, float]:  # fmt: skip
     """Measures in `count` ranks, each started behind its prefix; what rank 0 found."""
-    code = "import json, sys, bench_step as b; found = b.measure_steps(*map(int, sys.argv[1:])); "
-    command = [sys.executable, "-c", code + "print(json.dumps(found))", *map(str, sizes)]
+    code = "import json, bench_step; print(json.dumps(bench_step.measure_steps(**{})))"
+    command = [sys.executable, "-c", code.format(settings)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count)} | variables
     ranks = [
         subprocess.Popen(
@@ -147,25 +151,32 @@ def launch(count: int, prefixes: list[list[str]], variables: dict[str, str],
     return found
 
 
-def measure(count: int, link: str | None, *sizes: int) -> dict[str, float]:
+def measure(count: int, link: str | None, settings: dict[str, Any]) -> dict[str, float]:
     port = str(_free_port())
     if link is None:
         variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        return launch(count, [[]] * count, variables, *sizes)
+        return launch(count, [[]] * count, variables, settings)
     with shaped_namespaces(count, link) as names:
         variables = {"MASTER_ADDR": address(0), "MASTER_PORT": port,
                      "GLOO_SOCKET_IFNAME": INTERFACE}  # fmt: skip
-        return launch(count, [["ip", "netns", "exec", name] for name in names], variables, *sizes)
+        return launch(count, [["ip", "netns", "exec", name] for name in names], variables, settings)
 
 
-def report(count: int, link: str | None, batch_size: int, image_size: int, repeats: int) -> None:
-    """Measures, and prints the table."""
+def report(count: int, link: str | None, **settings: Any) -> None:
+    """Measures, and prints the table.
+
+    Args:
+        count: of processes.
+        link: the rate of their links; None for loopback.
+        settings: of measure_steps.
+    """
     try:
-        found = measure(count, link, batch_size, image_size, repeats)
+        found = measure(count, link, settings)
     except RuntimeError as error:
         raise click.ClickException(str(error)) from error
     where = f"links of {link}" if link else "loopback"
-    click.echo(f"\n{count} processes, a thread and {batch_size} images each, {where}\n")
+    images = settings["batch_size"]
+    click.echo(f"\n{count} processes, a thread and {images} images each, {where}\n")
     click.echo(table(found))
 
 
@@ -182,14 +193,17 @@ def _free_port() -> int:
 @click.option("--image_size", type=click.IntRange(min=32), default=32, show_default=True)
 @click.option("--link", default=None, metavar="RATE", help="As tc writes it; loopback without.")
 @click.option("--repeats", type=click.IntRange(min=1), default=15, show_default=True)
+@click.option("--compile", "compile_", type=click.Choice(COMPILE_CHOICES), default="on")
 def main(
-    num_processes: tuple[int, ...], batch_size: int, image_size: int, link: str | None, repeats: int
-) -> None:
+    num_processes: tuple[int, ...], batch_size: int, image_size: int, link: str | None,
+    repeats: int, compile_: str,
+) -> None:  # fmt: skip
     """Prints a table for each number of processes."""
     logging.disable(logging.WARNING)
     click.echo(f"{machine()['cpu']}, torch {torch.__version__}, python {sys.version.split()[0]}")
     for count in num_processes:
-        report(count, link, batch_size, image_size, repeats)
+        report(count, link, batch_size=batch_size, image_size=image_size, repeats=repeats,
+               compile_=compile_)  # fmt: skip
 
 
 if __name__ == "__main__":

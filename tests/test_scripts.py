@@ -38,3 +38,30 @@ def test_a_table_of_one_adversary():
     rows = [line.split() for line in finished.stdout.splitlines()[4:]]
     assert [row[0] for row in rows] == ["flip"] * 3
     assert all(0 <= float(value) <= 100 for row in rows for value in row[-2:])
+
+
+@pytest.mark.heavy
+def test_whole_steps_through_each_hook():
+    finished = run_command(
+        sys.executable, "-W", "ignore", str(SCRIPTS / "bench_step.py"), "--num_processes", "2",
+        "--batch_size", "2", "--repeats", "1", "--compile", "off",
+    )  # fmt: skip
+    assert finished.exit_code == 0, finished.stderr
+    rows = finished.stdout.partition("\n---")[2].splitlines()[1:]
+    assert [row[:16].strip() for row in rows] == [
+        "no communication", "plain DDP", "fp16", "PowerSGD, rank 1", "PowerSGD, rank 2",
+        "vote, 1 bit", "vote, 3 bits", "vote, 4 bits",
+    ]  # fmt: skip
+    assert all(float(row.split()[-3]) > 0 for row in rows)
+
+
+@pytest.mark.heavy
+def test_accuracy_through_the_hook():
+    finished = run_command(
+        sys.executable, "-W", "ignore", str(SCRIPTS / "hook_accuracy.py"), "--dataset", "digits",
+        "--model", "mlp", "--num_processes", "2", "--epochs", "2", "--batch_size", "16",
+    )  # fmt: skip
+    assert finished.exit_code == 0, finished.stderr
+    rows = finished.stdout.partition("\n---")[2].splitlines()[1:]
+    assert len(rows) == 6
+    assert all(float(row.split()[-1]) > 70 for row in rows)
