@@ -123,7 +123,7 @@ class Collectives:
         """
         try:
             work = collective(*args, **settings, group=self._group, async_op=True)
-            if self._timeout is None or dist.get_backend(self._group) == dist.Backend.NCCL:
+            if self._timeout is None or dist.Backend.NCCL in self._backends().values():
                 work.wait()
             else:
                 # The group's own timeout bounds each wait inside the collective, not the whole.
@@ -132,12 +132,21 @@ class Collectives:
             reason = " ".join(str(error).split())
             raise CollectiveError(f"{name} of {self.purpose.value}: {reason}") from error
 
+    def _backends(self) -> dict[str, str]:
+        """By type of device."""
+        config: str = dist.get_backend_config(self._group)
+        return dict(pair.split(":") for pair in config.split(","))
+
     def _record(self, collective: str, handed: Tensor, wire: Flow, logical: Flow) -> None:
         self.ledger.record(self.purpose, Transfer(collective, handed.nbytes, wire, logical))
 
     def _to_wire(self, tensor: Tensor) -> Tensor:
         """As flat bytes where the backend can read them."""
-        device = "cuda" if dist.get_backend(self._group) == dist.Backend.NCCL else "cpu"
+        backends = self._backends()
+        if backends.get(tensor.device.type) == dist.Backend.NCCL:
+            device = tensor.device.type
+        else:
+            device = "cpu" if "cpu" in backends else next(iter(backends))
         return tensor.contiguous().flatten().view(torch.uint8).to(device)
 
 

@@ -23,7 +23,7 @@ def vote_hook(
     1. Each discretises its gradients against its own range, and packs them. 2. They exchange the
     codes. 3. The vote, times `scale`, is the gradient of all. A process whose gradients in the
     bucket are not all finite sits out of it; where all do, they get the average of plain DDP, so
-    that a GradScaler sees it.
+    that a GradScaler sees it. The same goes for gradients that are averaged.
 
     All of it runs on a thread of its own, bucket after bucket, while backward goes on.
 
@@ -71,7 +71,6 @@ def wrap(ddp: DistributedDataParallel, **settings: Any) -> VoteState:
     try:
         ddp.register_comm_hook(state, vote_hook)
     except RuntimeError as error:
-        raise CompsgdError(
-            f"this DistributedDataParallel takes no hook, it has one: {error}"
-        ) from error
+        state.release()
+        raise CompsgdError(f"this DistributedDataParallel takes no hook: {error}") from error
     return state

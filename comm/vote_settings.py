@@ -1,7 +1,7 @@
 """What a vote on somebody else's gradients can be told."""
 
-import math
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 from compsgd.binning import BINNINGS
@@ -11,6 +11,10 @@ from compsgd.compiling import COMPILE_CHOICES
 from compsgd.errors import CompsgdError
 
 MEAN_ABS = "mean_abs"
+_LARGEST_SCALE = 1e30
+_TIMEOUTS_S = (0.001, 10_000_000)
+# What a rank may have for itself.
+_OWN = ("decay_min", "decay_max", "compile", "timeout_s")
 # What saved ranges mean something under.
 _LASTING = ("num_bits", "binning", "decay_min", "decay_max", "rand_zero", "seed",
             "min_compress_numel", "exempt_1d")  # fmt: skip
@@ -48,8 +52,7 @@ class VoteSettings:
         check_integer("start_vote_iter", self.start_vote_iter, 0)
         check_integer("seed", self.seed, 0)
         check_choice("compile", self.compile, COMPILE_CHOICES)
-        if not self.timeout_s > 0:
-            raise CompsgdError(f"timeout_s is {self.timeout_s}; it must be more than 0")
+        _check_timeout(self.timeout_s)
 
     @property
     def factor(self) -> float | None:
@@ -60,6 +63,10 @@ class VoteSettings:
         """Those under which saved ranges go on as if nothing had happened."""
         return {name: getattr(self, name) for name in _LASTING}
 
+    def shared(self) -> dict[str, Any]:
+        """Those that all processes must have alike."""
+        return {name: value for name, value in self.as_dict().items() if name not in _OWN}
+
     def for_optimizer(self) -> dict[str, Any]:
         """Those that compsgd.CompressedSGDVote takes."""
         names = ("num_bits", "binning", "decay_min", "decay_max", "rand_zero", "seed", "compile")
@@ -69,7 +76,19 @@ class VoteSettings:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def _check_scale(scale: float | str) -> None:
-    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if scale != MEAN_ABS and not (is_number and math.isfinite(float(scale))):
-        raise CompsgdError(f'scale is {scale!r}; it must be a finite number or "{MEAN_ABS}"')
+def _check_scale(scale: object) -> None:
+    if scale != MEAN_ABS and not (_is_number(scale) and abs(scale) <= _LARGEST_SCALE):  # type: ignore[arg-type]
+        raise CompsgdError(
+            f'scale is {scale!r}; it must be "{MEAN_ABS}" or a number from {-_LARGEST_SCALE:g} to '
+            f"{_LARGEST_SCALE:g}"
+        )
+
+
+def _check_timeout(timeout_s: object) -> None:
+    low, high = _TIMEOUTS_S
+    if not (_is_number(timeout_s) and low <= timeout_s <= high):  # type: ignore[operator]
+        raise CompsgdError(f"timeout_s is {timeout_s!r}; it must be from {low} to {high:,}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from compsgd.binning import empty_range
 from compsgd.bucket import BucketVote
+from compsgd.comm.averaging import average, average_of_finite
 from compsgd.comm.collectives import Collectives
 from compsgd.comm.exchange import build_exchange
 from compsgd.comm.presence import Presence
 from compsgd.comm.vote_settings import VoteSettings
+from compsgd.comm.voted_params import VotedParams, as_laid_out
 from compsgd.comm.worker_thread import WorkerThread
 from compsgd.errors import CompsgdError
-from compsgd.flat import FlatLayout, Run
+from compsgd.flat import Run
 from compsgd.scratch import Scratch
 
 
@@ -27,7 +29,7 @@ class _Slot:
 
     Attributes:
         gradient: its part of the bucket.
-        place: its number among the parameters that are voted on; None if it is averaged now.
+        place: its number among the parameters that are voted on; None if it is averaged.
         is_present: whether it has got a gradient here.
     """
 
@@ -63,31 +65,28 @@ class Voter:
     def __init__(
         self,
         settings: VoteSettings,
-        params: Sequence[Tensor],
+        params: VotedParams,
         presence: Presence,
         collectives: Collectives,
     ) -> None:
         """
         Args:
             settings: how to vote.
-            params: the model's parameters in its order, all on one device.
+            params: the model's.
             presence: which of them have got a gradient.
             collectives: of a group that nobody else uses.
         """
         self._settings = settings
+        self._params = params
         self._presence = presence
         self._collectives = collectives
         self._exchange = build_exchange(settings.exchange, collectives)
-        self._device = _common_device(params)
-        self._places = _places(settings, params)
-        self._layout = FlatLayout(
-            [param.numel() for param in params if self._places[id(param)] is not None]
-        )
-        self._bounds = empty_range(self._layout.numel, self._device)
+        self._bounds = empty_range(params.layout.numel, params.device)
         self._votes: dict[Run, BucketVote] = {}
         self._used: set[Run] = set()
         self._scratch = Scratch(torch.float32)
-        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(params.device) if params.device.type == "cuda" else None
+        self._error: Exception | None = None
         self._thread = WorkerThread("vote_hook")
 
     @property
@@ -101,19 +100,10 @@ class Voter:
         return {"max": maximum.cpu().clone(), "min": minimum.cpu().clone()}
 
     def load_ranges(self, ranges: dict[str, Tensor]) -> None:
-        """Raises CompsgdError for a range of other parameters; nothing is loaded then."""
-        for bound, name in zip(self._bounds, ("max", "min"), strict=True):
-            if ranges[name].shape != bound.shape:
-                raise CompsgdError(
-                    f"this state_dict's range is of {ranges[name].numel()} elements; these "
-                    f"parameters have {bound.numel()} to vote on"
-                )
-        for bound, name in zip(self._bounds, ("max", "min"), strict=True):
-            bound.copy_(ranges[name])
-
-    def forget_ranges(self) -> None:
-        """Back to a range that has seen no gradient."""
-        self._bounds = empty_range(self._layout.numel, self._device)
+        """Takes over what `ranges` returned, for the same parameters."""
+        maximum, minimum = self._bounds
+        maximum.copy_(ranges["max"])
+        minimum.copy_(ranges["min"])
 
     def submit(
         self,
@@ -123,16 +113,20 @@ class Voter:
         """Takes note of what is there, in the thread of backward, and leaves the rest to ours.
 
         Raises:
-            CompsgdError: a parameter that it does not know.
+            CompsgdError: a parameter that it does not know, or a gradient that is sparse.
         """
+        if bucket.buffer().layout != torch.strided:
+            raise CompsgdError("a gradient is sparse; the vote takes dense ones (sparse=False)")
         round_ = iteration - self._settings.start_vote_iter
         slots = [
             self._slot(gradient, parameter, round_)
             for gradient, parameter in zip(bucket.gradients(), bucket.parameters(), strict=True)
         ]
-        devices: list[Any] = [self._device] if self._stream else []
+        devices: list[Any] = [self._params.device] if self._stream else []
         future: torch.futures.Future[Tensor] = torch.futures.Future(devices=devices)
-        ready = torch.cuda.current_stream(self._device).record_event() if self._stream else None
+        ready = (
+            torch.cuda.current_stream(self._params.device).record_event() if self._stream else None
+        )
         if bucket.is_last():
             self._presence.forget()
         job = _Job(bucket.buffer(), slots, round_, bucket.is_last(), ready, future)
@@ -140,34 +134,36 @@ class Voter:
         return future
 
     def _slot(self, gradient: Tensor, parameter: Tensor, round_: int) -> _Slot:
-        if id(parameter) not in self._places:
-            raise CompsgdError(
-                f"a parameter of shape {tuple(parameter.shape)} is not among VoteState's params"
-            )
-        place = self._places[id(parameter)] if round_ >= 0 else None
-        return _Slot(gradient, place, self._presence.has(parameter))
+        place = self._params.place(parameter)
+        laid_out = as_laid_out(gradient, parameter)
+        return _Slot(laid_out, place if round_ >= 0 else None, self._presence.has(parameter))
 
     # In our thread.
 
     def _finish(self, job: _Job) -> None:
-        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
-            try:
+        """Completes the future, whatever happens: backward waits for it without a time limit."""
+        try:
+            with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+                if self._error is not None:
+                    # The others may be one collective behind: nothing would fit any more.
+                    raise self._error
                 self._do(job)
-            except Exception as error:
-                job.future.set_exception(error)  # type: ignore[arg-type]
-            else:
                 job.future.set_result(job.buffer)
+        except Exception as error:
+            self._error = error
+            job.future.set_exception(error)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def _do(self, job: _Job) -> None:
         if self._stream is not None:
             self._stream.wait_event(job.ready)
-        is_voted = [slot.place is not None and job.round >= 0 for slot in job.slots]
-        for slots in _neighbours(
-            [s for s, voted in zip(job.slots, is_voted, strict=True) if voted]
-        ):
+        for slots in _neighbours(job.slots):
             self._vote_on(slots, job.round)
-        self._average([s for s, voted in zip(job.slots, is_voted, strict=True) if not voted])
+        averaged = [slot.gradient for slot in job.slots if slot.place is None]
+        if job.round < 0:
+            average(averaged, self._collectives)
+        else:
+            average_of_finite(averaged, self._collectives)
         if job.is_last:
             self._collectives.ledger.end_round(range(self.world_size))
             self._drop_unused()
@@ -177,26 +173,25 @@ class Voter:
         first, last = slots[0].place, slots[-1].place
         assert first is not None
         assert last is not None
-        run = Run(self._layout.runs[first].start, self._layout.runs[last].end)
+        runs = self._params.layout.runs
+        run = Run(runs[first].start, runs[last].end)
+        gradients = [slot.gradient.contiguous() for slot in slots]
+        present = [slot.is_present for slot in slots]
         maximum, minimum = (bound[run.slice] for bound in self._bounds)
-        has_votes = self._bucket_vote(run, slots).cast(
-            round_,
-            [slot.gradient for slot in slots],
-            [slot.is_present for slot in slots],
-            maximum,
-            minimum,
-        )
-        if not has_votes:
-            # What plain DDP would have: a GradScaler is to see infinities.
-            self._average(slots)
+        bucket_vote = self._bucket_vote(run, gradients)
+        if not bucket_vote.cast(round_, gradients, present, maximum, minimum):
+            average(gradients, self._collectives)
+        for slot, gradient in zip(slots, gradients, strict=True):
+            if gradient is not slot.gradient:
+                slot.gradient.copy_(gradient)
 
-    def _bucket_vote(self, run: Run, slots: Sequence[_Slot]) -> BucketVote:
+    def _bucket_vote(self, run: Run, gradients: Sequence[Tensor]) -> BucketVote:
         self._used.add(run)
         if run not in self._votes:
             self._votes[run] = BucketVote(
-                [slot.gradient.shape for slot in slots],
+                [gradient.shape for gradient in gradients],
                 run.start,
-                self._device,
+                self._params.device,
                 self._exchange,
                 scale=self._settings.factor,
                 scratch=self._scratch,
@@ -208,40 +203,6 @@ class Voter:
         """Buckets are rebuilt after the first iteration; the old ones' buffers can go."""
         self._votes = {run: vote for run, vote in self._votes.items() if run in self._used}
         self._used = set()
-
-    def _average(self, slots: Sequence[_Slot]) -> None:
-        """The mean of all processes, as plain DDP takes it."""
-        if not slots:
-            return
-        flat = torch.cat([slot.gradient.flatten().float() for slot in slots])
-        self._collectives.all_reduce(flat)
-        flat /= self.world_size
-        parts = flat.split([slot.gradient.numel() for slot in slots])
-        for slot, part in zip(slots, parts, strict=True):
-            slot.gradient.copy_(part.view(slot.gradient.shape))
-
-
-def _common_device(params: Sequence[Tensor]) -> torch.device:
-    devices = {param.device for param in params}
-    if len(devices) != 1:
-        raise CompsgdError(
-            f"the parameters lie on {len(devices)} devices; the vote needs all of them on one"
-        )
-    return devices.pop()
-
-
-def _places(settings: VoteSettings, params: Sequence[Tensor]) -> dict[int, int | None]:
-    """By parameter, its number among those that are voted on."""
-    places: dict[int, int | None] = {}
-    num_voted = 0
-    for param in params:
-        is_exempt = settings.exempt_1d and param.ndim <= 1
-        if is_exempt or param.numel() < max(1, settings.min_compress_numel):
-            places[id(param)] = None
-        else:
-            places[id(param)] = num_voted
-            num_voted += 1
-    return places
 
 
 def _neighbours(slots: Sequence[_Slot]) -> list[list[_Slot]]:

@@ -17,7 +17,7 @@ def empty_range(numel: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
     Infinite bounds need no special first round: whatever the decay, the first gradient is both.
     """
-    maximum = torch.full((numel,), -math.inf, device=device)
+    maximum = torch.full((numel,), -math.inf, dtype=torch.float32, device=device)
     return maximum, -maximum
 
 

@@ -51,7 +51,7 @@ class BucketVote(CompressedSGDVote):
         self._num_parameters = len(shapes)
         self._scale = scale
         self._scratch = scratch
-        nothing = torch.zeros((), device=device)
+        nothing = torch.zeros((), dtype=torch.float32, device=device)
         # They have a shape and take no memory: nothing is applied to them.
         stand_ins = [
             torch.nn.Parameter(nothing.expand(shape), requires_grad=False) for shape in shapes
@@ -71,25 +71,28 @@ class BucketVote(CompressedSGDVote):
 
         Args:
             round_: counts from 0, the same for all buckets of a step.
-            gradients: this worker's, by parameter; overwritten.
+            gradients: this worker's, by parameter, contiguous; overwritten.
             present: by parameter, whether there is one.
             maximum, minimum: this worker's range of these elements, flat; updated in place.
 
         Returns:
-            whether anybody voted; otherwise the gradients are as they were.
+            whether there is an outcome; otherwise nobody's gradients are finite, and the gradients
+            are as they were.
         """
         (worker,) = self.exchange.hosted
         self._global["round"] = round_
         self._global["ranges"][worker] = {"max": maximum, "min": minimum}
         self._gradients, self._present = gradients, list(present)
-        self.step()
-        return bool(self.participants)
+        self._take_round()
+        return not self._all_sit_out
 
     # A round from the inside.
 
     def _gather_gradient(self) -> tuple[Tensor, list[bool]]:
         flat = self._scratch.flat(self._layout.numel, self._device)
-        self._own_magnitudes = torch.zeros(self._num_parameters, device=self._device)
+        self._own_magnitudes = torch.zeros(
+            self._num_parameters, dtype=torch.float32, device=self._device
+        )
         for i, (gradient, run) in enumerate(zip(self._gradients, self._layout.runs, strict=True)):
             part = flat[run.slice]
             if not self._present[i]:
@@ -107,7 +110,8 @@ class BucketVote(CompressedSGDVote):
                 add_level_magnitudes(totals, update, run, self._layout, self.kernels)
             for index, part in self._layout.parts_of(run):
                 place = part.shifted(-self._layout.runs[index].start)
-                _write(self._gradients[index], place, update[part.shifted(-run.start).slice])
+                levels = update[part.shifted(-run.start).slice]
+                self._gradients[index].view(-1)[place.slice] = levels
         has_voters = self._has_voters(headers)
         for gradient, voted, scale in zip(
             self._gradients, has_voters, self._scales(totals), strict=True
@@ -131,6 +135,16 @@ class BucketVote(CompressedSGDVote):
                 self._magnitudes.tolist(), self._layout.runs, totals.tolist(), strict=True
             )
         ]
+
+    def _note_participation(self, headers: Sequence[BallotHeader]) -> None:
+        super()._note_participation(headers)
+        some_blamed = any(header.non_finite is not None for header in headers)
+        self._all_sit_out = some_blamed and not self.participants
+
+    def _combine_nothing(self) -> None:
+        if not self._all_sit_out:
+            for gradient in self._gradients:
+                gradient.zero_()
 
     def _end_round(self) -> None:
         """A step has other buckets: its end is the caller's affair."""
@@ -160,16 +174,6 @@ class BucketVote(CompressedSGDVote):
             wire = rows[:, end - _FLOAT_BYTES * self._num_parameters : end].cpu().contiguous()
             self._magnitudes = _mean_of_voters(wire.view(torch.float32), headers)
         return headers
-
-
-def _write(gradient: Tensor, place: Run, levels: Tensor) -> None:
-    """Sets elements of a gradient, counted flat in order of its indices."""
-    if gradient.is_contiguous():
-        gradient.view(-1)[place.slice] = levels
-    else:
-        flat = gradient.flatten()
-        flat[place.slice] = levels
-        gradient.copy_(flat.view(gradient.shape))
 
 
 def _mean_of_voters(means: Tensor, headers: Sequence[BallotHeader]) -> Tensor:

@@ -120,7 +120,7 @@ class InProcessExchange:
         pass
 
     def new_sum(self, numel: int, device: torch.device) -> Tensor:
-        return torch.zeros(numel, device=device)
+        return torch.zeros(numel, dtype=torch.float32, device=device)
 
     def add_to_sum(self, shard_sum: Tensor, slot: int, vector: Tensor) -> None:
         shard_sum += vector

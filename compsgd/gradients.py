@@ -31,7 +31,7 @@ class FlatGradients:
             raise CompsgdError("a flat gradient buffer needs float32 parameters on one device")
         sizes = [parameter.numel() for parameter in self._parameters]
         device = self._parameters[0].device if self._parameters else None
-        self.buffer = torch.zeros(sum(sizes), device=device)
+        self.buffer = torch.zeros(sum(sizes), dtype=torch.float32, device=device)
         self._views = [
             part.view(parameter.shape)
             for part, parameter in zip(self.buffer.split(sizes), self._parameters, strict=True)

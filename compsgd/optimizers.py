@@ -146,7 +146,9 @@ class CompressedSGD(LevelOptimizer):
             piece.num_blocks,
             out,
             *rows,
-            torch.tensor([self.decay_max, self.decay_min], device=self._device),
+            torch.tensor(
+                [self.decay_max, self.decay_min], dtype=torch.float32, device=self._device
+            ),
             coins,
             alphabet=self._alphabet,
             num_bits=self.num_bits,

@@ -145,15 +145,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._compress_if_alone()
-        headers, payloads = self._exchange_ballots()
-        self._note_participation(headers)
-        electorates = self._electorates(headers)
-        if self.participants:
-            self._move(headers, self._combine(electorates, payloads))
-        else:
-            self._combine_nothing()
-        self._end_round()
+        self._take_round()
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -200,6 +192,17 @@ class RoundOptimizer(torch.optim.Optimizer):
         return super().__getstate__() | kept
 
     # A round from the inside.
+
+    def _take_round(self) -> None:
+        self._compress_if_alone()
+        headers, payloads = self._exchange_ballots()
+        self._note_participation(headers)
+        electorates = self._electorates(headers)
+        if self.participants:
+            self._move(headers, self._combine(electorates, payloads))
+        else:
+            self._combine_nothing()
+        self._end_round()
 
     @property
     def _global(self) -> dict[str, Any]:

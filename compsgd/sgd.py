@@ -57,7 +57,7 @@ class SGD(RoundOptimizer):
         return gradient.clone() if _is_in_use(gradient, self._parameters()) else gradient
 
     def _blank_payload(self) -> Tensor:
-        return torch.zeros(self._layout.numel, device=self._device)
+        return torch.zeros(self._layout.numel, dtype=torch.float32, device=self._device)
 
     def _add_slots(self, end: int) -> None:
         """Adds up the gradients of the hosted workers below `end`, and lets go of them."""

@@ -188,5 +188,5 @@ class Tally:
         mask = [-1 if worker in workers else 0 for worker in range(self.exchange.num_workers)]
         return (
             torch.tensor(mask, dtype=torch.int32, device=device),
-            torch.tensor(float(len(workers)), device=device),
+            torch.tensor(float(len(workers)), dtype=torch.float32, device=device),
         )

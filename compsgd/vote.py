@@ -28,7 +28,7 @@ def mean(level_sum: Tensor, num_voters: int | Tensor) -> Tensor:
     """The exact mean S / n of levels, or of gradients; float32, the shape of level_sum."""
     if not isinstance(num_voters, Tensor):
         # Some devices multiply by the reciprocal of a number, which rounds twice.
-        num_voters = torch.tensor(float(num_voters), device=level_sum.device)
+        num_voters = torch.tensor(float(num_voters), dtype=torch.float32, device=level_sum.device)
     return level_sum.to(torch.float32) / num_voters.to(torch.float32)
 
 

@@ -85,7 +85,10 @@ def all_runs(dataset: str, root: Path, model: str, epochs: int, batch_size: int,
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     dist.init_process_group("gloo", timeout=timedelta(minutes=30))
-    data = load_dataset(dataset, root, download=dist.get_rank() == 0)
+    if dist.get_rank() == 0:
+        load_dataset(dataset, root, download=True)
+    dist.barrier()
+    data = load_dataset(dataset, root, download=False)
     found = {
         (optimizer, hook): [
             train(data, model, hook, optimizer, epochs, batch_size, seed) for seed in range(seeds)

@@ -4,11 +4,14 @@ Needs Linux, root, and the commands ip and tc.
 """
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 
 INTERFACE = "eth0"
-_BRIDGE = "compsgd-br"
+# Names of links have 15 letters at most.
+_RUN = f"csgd{os.getpid()}"
+_BRIDGE = f"{_RUN}b"
 
 
 @contextlib.contextmanager
@@ -21,7 +24,7 @@ def shaped_namespaces(count: int, rate: str) -> Iterator[list[str]]:
     Raises:
         RuntimeError: a command failed.
     """
-    names = [f"compsgd-{i}" for i in range(count)]
+    names = [f"{_RUN}-{i}" for i in range(count)]
     try:
         _run("ip", "link", "add", _BRIDGE, "type", "bridge")
         _run("ip", "link", "set", _BRIDGE, "up")
@@ -41,7 +44,7 @@ def address(i: int) -> str:
 
 def _outer(i: int) -> str:
     """The end of a pair that is on the bridge."""
-    return f"compsgd-v{i}"
+    return f"{_RUN}v{i}"
 
 
 def _add(name: str, outer: str, address: str, rate: str) -> None:
@@ -58,10 +61,14 @@ def _add(name: str, outer: str, address: str, rate: str) -> None:
 
 
 def _try(*command: str) -> None:
-    subprocess.run(command, capture_output=True, check=False)
+    with contextlib.suppress(RuntimeError):
+        _run(*command)
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise RuntimeError(f"{command[0]}: {error.strerror}") from error
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")

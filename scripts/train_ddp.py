@@ -38,7 +38,10 @@ def data_set(root: Path | None, num_images: int) -> "Dataset[object]":
     to_tensor = transforms.ToTensor()
     if root is None:
         return torchvision.datasets.FakeData(num_images, (3, 32, 32), 10, to_tensor)
-    return torchvision.datasets.CIFAR10(str(root), train=True, transform=to_tensor, download=True)
+    if dist.get_rank() == 0:
+        torchvision.datasets.CIFAR10(str(root), download=True)
+    dist.barrier()
+    return torchvision.datasets.CIFAR10(str(root), transform=to_tensor)
 
 
 def train_epoch(
@@ -88,6 +91,8 @@ def main(
     dist.init_process_group("nccl" if on_gpu else "gloo")
     rank, local_rank = dist.get_rank(), int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
     images = data_set(data_root, num_images)
     sampler: DistributedSampler[object] = DistributedSampler(images)
     loader = DataLoader(images, batch_size, sampler=sampler, drop_last=True)
@@ -107,8 +112,9 @@ def main(
         first = saved["epoch"]
         for name, part in parts.items():
             part.load_state_dict(saved[name])
-        if state is not None:
-            state.load_state_dict(saved["votes"][rank])
+        votes = saved["votes"]
+        if state is not None and rank < len(votes) and votes[rank] is not None:
+            state.load_state_dict(votes[rank])
     for epoch in range(first, epochs):
         began = time.perf_counter()
         sampler.set_epoch(epoch)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 import pickle
 import sys
 
@@ -13,6 +14,7 @@ from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
 import compsgd
+from compsgd.bucket import BucketVote
 from compsgd.comm import Collectives, Ledger, VoteState, build_exchange, vote_hook, wrap
 from compsgd.comm.ledger import Purpose
 from compsgd.errors import CompsgdError
@@ -76,17 +78,23 @@ def assert_equal_weights(one, other):
         assert torch.equal(left, right)
 
 
-def assert_all_ranks_alike(net):
-    for parameter in net.parameters():
-        everyones = [torch.empty_like(parameter) for _ in range(dist.get_world_size())]
-        dist.all_gather(everyones, parameter.detach())
+def assert_all_ranks_alike_in(tensors):
+    for tensor in tensors:
+        mine = tensor.detach().double().contiguous()
+        everyones = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(everyones, mine)
         assert all(torch.equal(everyones[0], one) for one in everyones)
 
 
-def equals_the_optimizer(**ddp_settings):
+def assert_all_ranks_alike(net):
+    assert_all_ranks_alike_in(net.parameters())
+
+
+def equals_the_optimizer(memory_format=torch.contiguous_format, **ddp_settings):
     """Plain SGD through the hook, and CompressedSGDVote on the same gradients: the same bits."""
     for binning in ("lin", "exp"):
-        hooked = DistributedDataParallel(model(), **ddp_settings)
+        net = model().to(memory_format=memory_format)
+        hooked = DistributedDataParallel(net, **ddp_settings)
         state = wrap(hooked, binning=binning, **SETTINGS)
         sgd = torch.optim.SGD(hooked.parameters(), lr=0.01)
         plain = model()
@@ -107,7 +115,23 @@ def one_bucket():
 
 
 def many_buckets():
+    hooked = DistributedDataParallel(model(), bucket_cap_mb=0.01)
+    sizes = []
+
+    def counting(state, bucket):
+        sizes.append(len(bucket.parameters()))
+        return vote_hook(state, bucket)
+
+    hooked.register_comm_hook(VoteState(params=hooked.parameters(), **SETTINGS), counting)
+    for step in range(2):
+        sizes.clear()
+        loss_of(hooked, dist.get_rank(), step).backward()
+    assert len(sizes) > 1
     equals_the_optimizer(bucket_cap_mb=0.01)
+
+
+def channels_last():
+    equals_the_optimizer(memory_format=torch.channels_last, bucket_cap_mb=0.01)
 
 
 def static_graph():
@@ -197,6 +221,90 @@ def infinite_gradients():
         assert scaler.get_scale() == (16.0 if step < 4 else 8.0)
     assert_all_ranks_alike(hooked)
     assert all(bool(bound.isfinite().all()) for bound in state.state_dict()["ranges"].values())
+
+
+def infinite_exempt_gradients():
+    """A NaN on one rank poisons no average either; one on all is seen."""
+    rank = dist.get_rank()
+    hooked = DistributedDataParallel(model())
+    wrap(hooked, exempt_1d=True, **SETTINGS)
+    for culprits in ({0}, set(range(dist.get_world_size()))):
+        hooked.zero_grad()
+        (loss_of(hooked, rank, 0) * (float("nan") if rank in culprits else 1.0)).backward()
+        assert_all_ranks_alike_in([parameter.grad.nan_to_num(7) for parameter in
+                                   hooked.parameters()])  # fmt: skip
+        all_finite = all(bool(parameter.grad.isfinite().all()) for parameter in
+                         hooked.parameters())  # fmt: skip
+        assert all_finite == (culprits == {0})
+
+
+def other_types():
+    """Half-precision parameters, and another default type."""
+    torch.set_default_dtype(torch.float64)
+    for dtype in (torch.bfloat16, torch.float64):
+        net = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 4)).to(dtype)
+        hooked = DistributedDataParallel(net)
+        wrap(hooked, scale="mean_abs", exempt_1d=True, **SETTINGS)
+        inputs = torch.randn(4, 8, generator=torch.Generator().manual_seed(dist.get_rank()))
+        hooked(inputs.to(dtype)).sum().backward()
+        assert all(parameter.grad.dtype == dtype for parameter in net.parameters())
+        assert_all_ranks_alike_in([parameter.grad for parameter in net.parameters()])
+    torch.set_default_dtype(torch.float32)
+
+
+def nobody_has_a_gradient():
+    """A bucket in which nobody votes costs a header, no average."""
+
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(8, 8), nn.Linear(300, 300)
+
+        def forward(self, inputs):
+            return self.used(inputs)
+
+    hooked = DistributedDataParallel(Idle(), find_unused_parameters=True, bucket_cap_mb=0.01)
+    state = wrap(hooked, **SETTINGS)
+    for _ in range(3):
+        hooked.zero_grad()
+        hooked(torch.ones(2, 8) + dist.get_rank()).sum().backward()
+    assert all(t.collective != "all_reduce" for step in state.ledger.steps for t in step.transfers)
+
+
+def disagreements():
+    """What must be alike is compared before anything is voted on."""
+    rank = dist.get_rank()
+    for name, values in (
+        ("seed", (1, 2)), ("num_bits", (3, 4)), ("scale", (1.0, "mean_abs")),
+        ("exchange", ("all_gather", "scatter_reduce")), ("start_vote_iter", (0, 5)),
+        ("exempt_1d", (False, True)),
+    ):  # fmt: skip
+        hooked = DistributedDataParallel(model())
+        wrap(hooked, compile="off", **{name: values[min(rank, 1)]})
+        with pytest.raises(Exception, match=f"disagree on {name}"):
+            loss_of(hooked, rank, 0).backward()
+
+
+def an_error_on_one_rank():
+    """It goes on with nothing: later buckets would meet the wrong ones of others."""
+    if dist.get_rank() != 0:
+        return
+    alone = DistributedDataParallel(model(), process_group=dist.new_group(
+        [0], use_local_synchronization=True), bucket_cap_mb=0.01)  # fmt: skip
+    state = wrap(alone, **SETTINGS)
+    loss_of(alone, 0, 0).backward()
+    cast, calls = BucketVote.cast, []
+
+    def failing(self, *args):
+        calls.append(1)
+        raise ValueError("out of something")
+
+    BucketVote.cast = failing
+    with pytest.raises(Exception, match="out of something"):
+        loss_of(alone, 0, 1).backward()
+    BucketVote.cast = cast
+    assert len(calls) == 1
+    assert state.iteration == 2
 
 
 def exempt_parameters():
@@ -301,9 +409,13 @@ def checkpoint():
     state.load_state_dict(pickle.loads(saved))
     train(second, sgd, range(3, 6))
     assert_equal_weights(whole.module, second.module)
+    logging.getLogger("compsgd").setLevel(logging.ERROR)  # it says what it leaves out
     copied = pickle.loads(pickle.dumps(state))
     assert copied.process_group is None
     assert copied.iteration == 6
+    assert copied.settings == state.settings
+    for name, bound in state.state_dict()["ranges"].items():
+        assert torch.equal(copied.state_dict()["ranges"][name], bound)
     other = VoteState(params=model().parameters(), num_bits=4)
     with pytest.raises(CompsgdError, match="num_bits=3"):
         other.load_state_dict(state.state_dict())
@@ -315,8 +427,6 @@ def mistakes():
     for mistake, expected in (
         (lambda: wrap(hooked), "takes no hook"),
         (lambda: wrap(model()), "takes a DistributedDataParallel"),
-        (lambda: VoteState(scale="mean"), "scale is 'mean'"),
-        (lambda: VoteState(num_bits=9), "num_bits is 9"),
     ):
         with pytest.raises(CompsgdError, match=expected):
             mistake()
@@ -324,9 +434,10 @@ def mistakes():
     cast.mixed_precision = object()
     with pytest.raises(CompsgdError, match="mixed_precision"):
         wrap(cast)
-    for foreign in ({}, {"iteration": 1}, {"model": 1}):
-        with pytest.raises(CompsgdError, match="no VoteState's"):
-            VoteState().load_state_dict(foreign)
+    sparse = DistributedDataParallel(nn.Embedding(10, 4, sparse=True))
+    wrap(sparse)
+    with pytest.raises(Exception, match="sparse"):
+        sparse(torch.tensor([1, 2])).sum().backward()
     lost = DistributedDataParallel(model())
     lost.register_comm_hook(VoteState(), vote_hook)
     loss = loss_of(lost, 0, 0)

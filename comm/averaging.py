@@ -1,0 +1,44 @@
+"""Means of gradients over all processes, in float32."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from compsgd.comm.collectives import Collectives
+
+
+def average(gradients: Sequence[Tensor], collectives: Collectives) -> None:
+    """Overwrites each by its mean over all processes, as plain DistributedDataParallel does."""
+    if gradients:
+        flat = _flat(gradients)
+        collectives.all_reduce(flat)
+        _scatter(flat / collectives.world_size, gradients)
+
+
+def average_of_finite(gradients: Sequence[Tensor], collectives: Collectives) -> None:
+    """As `average`, over those processes whose gradients are all finite; where none has such, over
+    all, so that a GradScaler sees it."""
+    if not gradients:
+        return
+    flat = _flat(gradients)
+    is_finite = bool(flat.sum().isfinite()) or bool(flat.isfinite().all())
+    if not is_finite:
+        flat.zero_()
+    summed = torch.cat([flat, flat.new_full((1,), float(is_finite))])
+    collectives.all_reduce(summed)
+    num_finite = float(summed[-1])
+    if num_finite:
+        _scatter(summed[:-1] / num_finite, gradients)
+    else:
+        average(gradients, collectives)
+
+
+def _flat(gradients: Sequence[Tensor]) -> Tensor:
+    return torch.cat([gradient.flatten().float() for gradient in gradients])
+
+
+def _scatter(flat: Tensor, gradients: Sequence[Tensor]) -> None:
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view(gradient.shape))
