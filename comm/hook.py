@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from compsgd.comm.vote_settings import SETTING_NAMES
 from compsgd.comm.vote_state import VoteState
 from compsgd.errors import CompsgdError
 
@@ -44,19 +45,24 @@ def vote_hook(
 
 
 def wrap(ddp: DistributedDataParallel, **settings: Any) -> VoteState:
-    """Registers `vote_hook` with a model.
+    """Registers `vote_hook` with a model; on every rank alike.
 
     Args:
         ddp: the model.
-        settings: as for VoteState.
+        settings: as for VoteState, but for process_group and params, which are the model's.
 
     Returns:
         the state: `ledger`, `summary()`, `state_dict()`.
 
     Raises:
         CompsgdError: no DistributedDataParallel, one that has a hook already, or one that casts
-            gradients itself.
+            gradients itself; a setting that is none.
     """
+    unknown = sorted(set(settings) - set(SETTING_NAMES))
+    if unknown:
+        raise CompsgdError(
+            f"wrap has no setting {', '.join(unknown)}; there are {', '.join(SETTING_NAMES)}"
+        )
     if not isinstance(ddp, DistributedDataParallel):
         raise CompsgdError(
             f"wrap takes a DistributedDataParallel, and got a {type(ddp).__name__}: wrap the model "

@@ -76,6 +76,9 @@ class VoteSettings:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+SETTING_NAMES = tuple(field.name for field in fields(VoteSettings))
+
+
 def _check_scale(scale: object) -> None:
     if scale != MEAN_ABS and not (_is_number(scale) and abs(scale) <= _LARGEST_SCALE):  # type: ignore[arg-type]
         raise CompsgdError(

@@ -205,12 +205,18 @@ class VoteState:
         timeout = timedelta(seconds=self.settings.timeout_s)
         ranks = dist.get_process_group_ranks(parent)
         is_all = len(ranks) == dist.get_world_size()
-        group: Any = dist.new_group(
-            ranks,
-            timeout=timeout,
-            backend=dist.get_backend_config(parent),
-            use_local_synchronization=not is_all,
-        )
+        try:
+            group: Any = dist.new_group(
+                ranks,
+                timeout=timeout,
+                backend=dist.get_backend_config(parent),
+                use_local_synchronization=not is_all,
+            )
+        except RuntimeError as error:
+            raise CompsgdError(
+                f"not all of the {len(ranks)} processes came to their first vote within "
+                f"{self.settings.timeout_s:g} s; every rank must have the hook: {error}"
+            ) from error
         size = len(ranks)
         bookkeeping = Collectives(self.ledger, Purpose.BOOKKEEPING, size, group, timeout)
         check_agreement(bookkeeping, self._facts())

@@ -9,6 +9,7 @@ checkpoints, and going on from them. --hook says how gradients are exchanged.
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -71,8 +72,28 @@ def save(path: Path, saved: dict[str, object], state: VoteState | None) -> None:
         written.replace(path)
 
 
+def load(path: Path, parts: dict[str, Any], state: VoteState | None, device: torch.device) -> int:
+    """Returns the epoch to go on with."""
+    if not path.exists():
+        raise click.UsageError(f"--resume: there is no checkpoint {path}")
+    saved = torch.load(path, map_location=device, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    votes = saved["votes"]
+    if state is not None and votes[0] is not None:
+        # A rank that was not there before starts with a range that has seen nothing.
+        fresh = votes[0] | {"ranges": None}
+        state.load_state_dict((votes + [fresh] * dist.get_world_size())[dist.get_rank()])
+    return int(saved["epoch"])
+
+
 @click.command()
-@click.option("--hook", type=click.Choice(["none", "fp16", "powersgd", "vote"]), default="vote")
+@click.option(
+    "--hook",
+    type=click.Choice(["none", "fp16", "powersgd", "vote"]),
+    default="vote",
+    show_default=True,
+)
 @click.option("--num_bits", type=click.IntRange(1, 8), default=3, show_default=True)
 @click.option("--data_root", type=click.Path(path_type=Path), default=None,
               help="Where CIFAR-10 is, or is to be; without it, random images.")  # fmt: skip
@@ -80,7 +101,13 @@ def save(path: Path, saved: dict[str, object], state: VoteState | None) -> None:
 @click.option("--epochs", default=2, show_default=True)
 @click.option("--batch_size", default=32, show_default=True, help="Of each process.")
 @click.option("--lr", default=0.05, show_default=True)
-@click.option("--checkpoint", type=click.Path(path_type=Path), default=Path("train_ddp.pt"))
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    default=Path("train_ddp.pt"),
+    show_default=True,
+    help="Written after every epoch.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 def main(
     hook: str, num_bits: int, data_root: Path | None, num_images: int, epochs: int,
@@ -96,6 +123,8 @@ def main(
     images = data_set(data_root, num_images)
     sampler: DistributedSampler[object] = DistributedSampler(images)
     loader = DataLoader(images, batch_size, sampler=sampler, drop_last=True)
+    if not len(loader):
+        raise click.UsageError(f"{len(sampler)} images a process are no batch of {batch_size}")
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=10).to(device)
     # torch's PowerSGD needs one bucket over gloo.
@@ -106,15 +135,7 @@ def main(
     optimizer = torch.optim.SGD(ddp.parameters(), lr, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    first = 0
-    if resume:
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        first = saved["epoch"]
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        votes = saved["votes"]
-        if state is not None and rank < len(votes) and votes[rank] is not None:
-            state.load_state_dict(votes[rank])
+    first = load(checkpoint, parts, state, device) if resume else 0
     for epoch in range(first, epochs):
         began = time.perf_counter()
         sampler.set_epoch(epoch)

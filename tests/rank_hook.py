@@ -427,6 +427,8 @@ def mistakes():
     for mistake, expected in (
         (lambda: wrap(hooked), "takes no hook"),
         (lambda: wrap(model()), "takes a DistributedDataParallel"),
+        (lambda: wrap(hooked, range_decay=0.9), "no setting range_decay; there are num_bits"),
+        (lambda: wrap(hooked, params=[]), "no setting params"),
     ):
         with pytest.raises(CompsgdError, match=expected):
             mistake()

@@ -1,6 +1,7 @@
 """Training loops that nobody here wrote, with voted gradients, and the script to copy."""
 
 import importlib.util
+import shutil
 import sys
 
 import pytest
@@ -52,11 +53,17 @@ def test_the_script_to_copy_goes_on_where_it_was_killed(tmp_path):
         assert process.stdout.readline().startswith("epoch 1: loss ")
         process.terminate()
         finish(process, 60)
+    shutil.copy(tmp_path / "killed", tmp_path / "more")
     resumed = run_command(*command("killed", "--resume"))
     assert resumed.exit_code == 0, resumed.stderr
     assert resumed.stdout.splitlines()[-1].startswith("compression")
     for part in ("model", "votes"):
         assert flat(saved("whole")[part]) == flat(saved("killed")[part])
+    ranks = ["--nproc_per_node", "3"]
+    more = run_command(*[ranks.pop(0) if arg in ("--nproc_per_node", "2") else arg for arg in
+                         command("more", "--resume")])  # fmt: skip
+    assert more.exit_code == 0, more.stderr
+    assert len(saved("more")["votes"]) == 3
 
 
 @pytest.mark.heavy
