@@ -48,6 +48,7 @@ class Collectives:
         self.num_workers = num_workers
         self._group = group
         self._timeout = timeout
+        self._backends = {} if group is None else _backends(group)
         self.world_size = group.size() if group is not None else 1
         self.rank = group.rank() if group is not None else 0
 
@@ -123,7 +124,7 @@ class Collectives:
         """
         try:
             work = collective(*args, **settings, group=self._group, async_op=True)
-            if self._timeout is None or dist.Backend.NCCL in self._backends().values():
+            if self._timeout is None or dist.Backend.NCCL in self._backends.values():
                 work.wait()
             else:
                 # The group's own timeout bounds each wait inside the collective, not the whole.
@@ -132,22 +133,22 @@ class Collectives:
             reason = " ".join(str(error).split())
             raise CollectiveError(f"{name} of {self.purpose.value}: {reason}") from error
 
-    def _backends(self) -> dict[str, str]:
-        """By type of device."""
-        config: str = dist.get_backend_config(self._group)
-        return dict(pair.split(":") for pair in config.split(","))
-
     def _record(self, collective: str, handed: Tensor, wire: Flow, logical: Flow) -> None:
         self.ledger.record(self.purpose, Transfer(collective, handed.nbytes, wire, logical))
 
     def _to_wire(self, tensor: Tensor) -> Tensor:
         """As flat bytes where the backend can read them."""
-        backends = self._backends()
-        if backends.get(tensor.device.type) == dist.Backend.NCCL:
+        if self._backends.get(tensor.device.type) == dist.Backend.NCCL:
             device = tensor.device.type
         else:
-            device = "cpu" if "cpu" in backends else next(iter(backends))
+            device = "cpu" if "cpu" in self._backends else next(iter(self._backends))
         return tensor.contiguous().flatten().view(torch.uint8).to(device)
+
+
+def _backends(group: dist.ProcessGroup) -> dict[str, str]:
+    """By type of device."""
+    config: str = dist.get_backend_config(group)
+    return dict(pair.split(":") for pair in config.split(","))
 
 
 def _from_wire(wire: Tensor, like: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compsgd.binning import empty_range
 from compsgd.checks import check_integer
 from compsgd.comm.agreement import check_agreement
 from compsgd.comm.collectives import Collectives
@@ -123,9 +122,8 @@ class VoteState:
                     "params=model.parameters(), or use compsgd.comm.wrap(ddp)"
                 )
             self._voter = Voter(self.settings, self._params, self._presence, self._connect())
-            if self._saved is not None:
-                self._voter.load_ranges(self._saved)
-                self._saved = None
+            self._voter.load_ranges(self._saved)
+            self._saved = None
         return self._voter
 
     def release(self) -> None:
@@ -159,9 +157,7 @@ class VoteState:
         self.iteration = iteration
         self._saved = ranges
         if self._voter is not None:
-            numel = _numel(self._voter.ranges())
-            empty = dict(zip(("max", "min"), empty_range(numel, torch.device("cpu")), strict=True))
-            self._voter.load_ranges(empty if ranges is None else ranges)
+            self._voter.load_ranges(ranges)
             self._saved = None
 
     def summary(self) -> str:

@@ -99,8 +99,12 @@ class Voter:
         maximum, minimum = self._bounds
         return {"max": maximum.cpu().clone(), "min": minimum.cpu().clone()}
 
-    def load_ranges(self, ranges: dict[str, Tensor]) -> None:
-        """Takes over what `ranges` returned, for the same parameters."""
+    def load_ranges(self, ranges: dict[str, Tensor] | None) -> None:
+        """Takes over what `ranges` returned, for the same parameters; None for a range that has
+        seen nothing."""
+        if ranges is None:
+            self._bounds = empty_range(self._params.layout.numel, self._params.device)
+            return
         maximum, minimum = self._bounds
         maximum.copy_(ranges["max"])
         minimum.copy_(ranges["min"])
