@@ -27,7 +27,6 @@ import click
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -189,12 +188,9 @@ def ddp_exchange(numel: int, hook: str) -> Callable[[], Any]:
     model = _Linear(gradient_like(numel, dist.get_rank()).view(rows, -1))
     ddp = DistributedDataParallel(model, bucket_cap_mb=4 * numel / 2**20 + 1)
     if hook == "fp16":
-        ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
+        bench_step.fp16(ddp)
     elif hook.startswith("powersgd"):
-        state = powerSGD_hook.PowerSGDState(
-            None, matrix_approximation_rank=int(hook[-1]), start_powerSGD_iter=2
-        )
-        ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+        bench_step.powersgd(ddp, int(hook[-1]))
 
     def step() -> None:
         model.weight.grad = None
