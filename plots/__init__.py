@@ -1,6 +1,18 @@
 """Histories and benchmarks to figures."""
 
 from compsgd.plots.benchmark import draw_codec_benchmark
+from compsgd.plots.curves import Run, average_figure, curves_figure
 from compsgd.plots.experiment import PLOT_NAMES, draw_experiment
+from compsgd.plots.style import save_figure
+from compsgd.plots.usages import usages_figure
 
-__all__ = ["PLOT_NAMES", "draw_codec_benchmark", "draw_experiment"]
+__all__ = [
+    "PLOT_NAMES",
+    "Run",
+    "average_figure",
+    "curves_figure",
+    "draw_codec_benchmark",
+    "draw_experiment",
+    "save_figure",
+    "usages_figure",
+]

@@ -144,14 +144,14 @@ def usage_figure(histories: Histories, labels: Labels, title: str, one_axis: boo
         return _mean_usage_figure(counted, labels, heading)
     figure, axes = new_figure(*grid_shape(len(counted)), heading)
     for axis, (cell, usage) in zip(axes, counted.items(), strict=False):
-        _stack_usage(axis, usage)
+        stack_usage(axis, usage)
         _name_axis(axis, labels[cell], len(axes))
     _hide_unused(axes, len(counted))
     add_legend(figure, axes)
     return figure
 
 
-def _stack_usage(axis: Axes, usage: npt.NDArray[np.int64]) -> None:
+def stack_usage(axis: Axes, usage: npt.NDArray[np.int64]) -> None:
     """Shares of the levels, averaged over neighbouring steps where there are thousands."""
     num_columns = min(len(usage), _USAGE_COLUMNS)
     edges = np.linspace(0, len(usage), num_columns + 1).astype(int)

@@ -24,6 +24,7 @@ from compsgd.workers.failures import InterruptedRunError
 from compsgd.workers.launching import ChildError, start_processes
 from compsgd.workers.models import MODELS
 from compsgd.workers.options import ATTACKS, BACKENDS, DEVICES, OPTIMIZERS, Options
+from compsgd.workers.plot_command import plot
 from compsgd.workers.run import run
 from compsgd.workers.spreading import SpreadingCommand, normalise
 
@@ -220,6 +221,7 @@ def compsgd() -> None:
 compsgd.add_command(train)
 compsgd.add_command(byte_table)
 compsgd.add_command(bench)
+compsgd.add_command(plot)
 
 
 def main() -> NoReturn:

@@ -1,0 +1,137 @@
+"""Lines from any histories: one a run, or the mean and spread of several."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from compsgd.errors import CompsgdError
+from compsgd.history import History
+from compsgd.plots.style import add_legend, line_style, new_figure
+from compsgd.plots.timeline import X_LABELS, Vector, line
+
+# So many points are more than a column of paper can show; beyond, neighbours are averaged.
+_MOST_POINTS = 1000
+_FEW_POINTS = 50
+_UNITS = {"loss": "cross-entropy (nats)", "acc": "accuracy (%)", "bytes": "bytes", "seconds": "s"}
+
+
+class Run(NamedTuple):
+    """A cell of a histories file, and what it is called."""
+
+    label: str
+    history: History
+
+
+def curves_figure(
+    runs: Sequence[Run],
+    metric: str,
+    *,
+    x: str = "steps",
+    title: str = "",
+    x_label: str | None = None,
+    y_label: str | None = None,
+    steps_between: int | None = None,
+) -> Figure:
+    """A line a run.
+
+    Args:
+        runs: what is drawn, in the order of the legend.
+        metric: its name, as `compsgd plot list` shows them.
+        x: "steps", "epochs", "seconds" or "bytes".
+        title, x_label, y_label: in place of the usual.
+        steps_between: see `compsgd.plots.timeline.line`.
+
+    Raises:
+        CompsgdError: a run without the metric, or without what x needs; it names the run.
+    """
+    figure, axis = _axis(metric, x, title, x_label, y_label)
+    for i, run in enumerate(runs):
+        _draw_line(axis, i, run.label, *_line(run, metric, x, steps_between))
+    add_legend(figure, [axis])
+    return figure
+
+
+def average_figure(
+    groups: Sequence[tuple[str, Sequence[Run]]],
+    metric: str,
+    *,
+    x: str = "steps",
+    title: str = "",
+    x_label: str | None = None,
+    y_label: str | None = None,
+    steps_between: int | None = None,
+) -> Figure:
+    """A line a group, of the means over its runs, in a band from the smallest to the largest.
+
+    Args:
+        groups: what each is called, and its runs, as of several seeds; as many values in each.
+        metric, x, title, x_label, y_label, steps_between: as for curves_figure.
+
+    Raises:
+        CompsgdError: as curves_figure; or runs of a group that are of different lengths.
+    """
+    figure, axis = _axis(metric, x, title, x_label, y_label)
+    for i, (label, runs) in enumerate(groups):
+        lines = [_line(run, metric, x, steps_between) for run in runs]
+        lengths = {len(y) for _, y in lines}
+        if len(lengths) > 1:
+            raise CompsgdError(
+                f"the runs of {label} have {' and '.join(map(str, sorted(lengths)))} values of "
+                f"{metric}; a mean needs equally many"
+            )
+        place = np.mean([line_x for line_x, _ in lines], axis=0)
+        values = np.stack([y for _, y in lines])
+        name = f"{label} (mean of {len(runs)})"
+        _draw_line(axis, i, name, place, values.mean(axis=0))
+        style = line_style(i)
+        axis.fill_between(
+            place, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2,
+            linewidth=0,
+        )  # fmt: skip
+    add_legend(figure, [axis])
+    return figure
+
+
+def _line(run: Run, metric: str, x: str, steps_between: int | None) -> tuple[Vector, Vector]:
+    try:
+        return line(run.history, metric, x, steps_between)
+    except CompsgdError as error:
+        raise CompsgdError(f"{run.label}: {error}") from error
+
+
+def _axis(
+    metric: str, x: str, title: str, x_label: str | None, y_label: str | None
+) -> tuple[Figure, Axes]:
+    if x not in X_LABELS:
+        raise CompsgdError(f"x is {x!r}; it must be one of {', '.join(X_LABELS)}")
+    figure, (axis,) = new_figure(1, 1, title)
+    axis.set_xlabel(X_LABELS[x] if x_label is None else x_label)
+    axis.set_ylabel(metric_label(metric) if y_label is None else y_label)
+    axis.grid(alpha=0.3)
+    return figure, axis
+
+
+def metric_label(metric: str) -> str:
+    """A metric in words, with its unit."""
+    words = metric.removesuffix("_hist").split("_")
+    unit = next((_UNITS[word] for word in words if word in _UNITS), None)
+    name = " ".join("accuracy" if word == "acc" else word for word in words)
+    return name if unit is None else f"{name}, {unit}"
+
+
+def _draw_line(axis: Axes, index: int, label: str, x: Vector, y: Vector) -> None:
+    x, y = _thinned(x), _thinned(y)
+    marker = "." if len(x) <= _FEW_POINTS else None
+    axis.plot(x, y, label=label, marker=marker, **line_style(index))
+
+
+def _thinned(values: Vector) -> Vector:
+    """Means of neighbours, where there are more values than can be seen."""
+    if len(values) <= _MOST_POINTS:
+        return values
+    edges = np.linspace(0, len(values), _MOST_POINTS + 1).astype(int)
+    means: Vector = np.add.reduceat(values, edges[:-1]) / np.diff(edges)
+    return means

@@ -1,0 +1,102 @@
+"""When the values of a history were taken: in steps, epochs, seconds, or bytes sent."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compsgd.errors import CompsgdError
+from compsgd.history import History
+
+Vector = npt.NDArray[np.float64]
+
+X_LABELS = {
+    "steps": "step",
+    "epochs": "epoch",
+    "seconds": "training time (s)",
+    "bytes": "gradient bytes sent by a worker (MB)",
+}
+_PER_EPOCH = ("avg_epoch_", "test_")
+_PER_EVALUATION = "batch_"
+_MEGA = 1e6
+
+
+def metric_names(history: History) -> list[str]:
+    """The metrics that are a number at a time, and that a line can be drawn of."""
+    return [name for name, values in history.items() if _is_line(name, values)]
+
+
+def line(history: History, metric: str, x: str, steps_between: int | None) -> tuple[Vector, Vector]:
+    """A metric, and when its values were taken.
+
+    Args:
+        history: of one cell.
+        metric: its name; see metric_names.
+        x: one of X_LABELS.
+        steps_between: of the batch metrics of histories that do not tell, as those of the original
+            code: how many steps lie between two values.
+
+    Raises:
+        CompsgdError: no such metric, or the history does not hold what x needs.
+    """
+    values = _values(history, metric)
+    if x == "epochs" and metric.startswith(_PER_EPOCH):
+        return np.arange(1.0, len(values) + 1), values
+    steps = _steps(history, metric, len(values), steps_between)
+    return _AXES[x](history, steps), values
+
+
+def _values(history: History, metric: str) -> Vector:
+    known = metric_names(history)
+    if metric not in known:
+        raise CompsgdError(f"there is no metric {metric}; there are {', '.join(known)}")
+    return np.asarray(history[metric], dtype=np.float64)
+
+
+def _is_line(name: str, values: Any) -> bool:
+    return name.endswith("_hist") and not name.endswith("_step_hist") and len(values) > 0
+
+
+def _steps(history: History, metric: str, count: int, steps_between: int | None) -> Vector:
+    """After which step each value was taken."""
+    if metric.startswith(_PER_EPOCH):
+        return np.arange(1.0, count + 1) * _steps_per_epoch(history)
+    if not metric.startswith(_PER_EVALUATION):
+        return np.arange(1.0, count + 1)
+    if "batch_step_hist" in history:
+        return np.asarray(history["batch_step_hist"], dtype=np.float64)
+    if steps_between is None:
+        raise CompsgdError(
+            f"it does not say after which steps {metric} was taken; give the steps between two "
+            "values (--steps_between)"
+        )
+    return np.arange(1.0, count + 1) * steps_between
+
+
+def _steps_per_epoch(history: History) -> float:
+    """Raises CompsgdError where nothing was recorded by step."""
+    for by_step in ("bytes_sent_hist", "bin_usage"):
+        num_steps = len(history.get(by_step, ()))
+        if num_steps:
+            return num_steps / len(history["avg_epoch_loss_hist"])
+    raise CompsgdError("it does not say how many steps an epoch has; take epochs as x")
+
+
+def _epochs(history: History, steps: Vector) -> Vector:
+    return steps / _steps_per_epoch(history)
+
+
+def _summed(metric: str, unit: float, history: History, steps: Vector) -> Vector:
+    if not len(history.get(metric, ())):
+        raise CompsgdError(f"it has no {metric}, which this x needs")
+    total = np.concatenate([[0.0], np.cumsum(np.asarray(history[metric], dtype=np.float64))])
+    return total[steps.astype(int)] / unit
+
+
+_AXES: Mapping[str, Any] = {
+    "steps": lambda history, steps: steps,
+    "epochs": _epochs,
+    "seconds": lambda history, steps: _summed("seconds_hist", 1.0, history, steps),
+    "bytes": lambda history, steps: _summed("bytes_sent_hist", _MEGA, history, steps),
+}
