@@ -10,8 +10,14 @@ from matplotlib.figure import Figure
 from compsgd.errors import CompsgdError
 from compsgd.history import History
 from compsgd.plots.style import add_legend, line_style, new_figure
-from compsgd.plots.timeline import X_LABELS, Vector, line
+from compsgd.timeline import Vector, line
 
+X_LABELS = {
+    "steps": "step",
+    "epochs": "epoch",
+    "seconds": "training time (s)",
+    "bytes": "gradient bytes sent by a worker (MB)",
+}
 # So many points are more than a column of paper can show; beyond, neighbours are averaged.
 _MOST_POINTS = 1000
 _FEW_POINTS = 50
@@ -42,7 +48,7 @@ def curves_figure(
         metric: its name, as `compsgd plot list` shows them.
         x: "steps", "epochs", "seconds" or "bytes".
         title, x_label, y_label: in place of the usual.
-        steps_between: see `compsgd.plots.timeline.line`.
+        steps_between: see `compsgd.timeline.line`.
 
     Raises:
         CompsgdError: a run without the metric, or without what x needs; it names the run.

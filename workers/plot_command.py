@@ -1,8 +1,8 @@
 """`compsgd plot`: figures from any number of histories files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -158,8 +158,13 @@ _LINE_OPTIONS = [
 ]  # fmt: skip
 
 
-def _with(*options: Any) -> Any:
-    def declare(command: Any) -> Any:
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _with(*options: Any) -> Callable[[_Command], _Command]:
+    """All of them, in the order of the help."""
+
+    def declare(command: _Command) -> _Command:
         for option in reversed(options):
             command = option(command)
         return command

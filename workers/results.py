@@ -20,16 +20,18 @@ from compsgd.history import Histories, write_histories
 from compsgd.workers.checkpoint import FOLDER, State
 from compsgd.workers.digests import versions, weights_sha256
 from compsgd.workers.failures import RunError, UsageError
+from compsgd.workers.metrics_file import write_metrics
 from compsgd.workers.options import Cell, Options
 from compsgd.workers.progress import cell_name
 from compsgd.workers.tables import format_table
 from compsgd.workers.training import CellResult
 
-_CONFIG, _HISTORIES, _RESULT, _WEIGHTS = "config.json", "histories.pkl", "result.json", "weights"
+_CONFIG, _RESULT, _WEIGHTS = "config.json", "result.json", "weights"
+_HISTORIES, _METRICS = "histories.pkl", "metrics.csv"
 
 
 class Experiment:
-    """`log_dir/exp_name`: config.json, histories.pkl, weights/, result.json, plots."""
+    """`log_dir/exp_name`: config.json, histories.pkl, metrics.csv, weights/, result.json, plots."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -180,6 +182,7 @@ class Experiment:
                 torch.save(result.weights, file)
             self._histories[result.cell] = result.history
             write_histories(self.path / _HISTORIES, self._histories)
+            write_metrics(self.path / _METRICS, self._histories)
             self._draw()
         except (OSError, RuntimeError) as error:
             raise RunError(f"cannot write the results to {self.path}: {error}") from error
@@ -288,7 +291,7 @@ def _file_name(cell: Cell) -> str:
 
 def _is_experiment(path: Path) -> bool:
     """Whether we made this folder, and nothing but us has put anything into it."""
-    own = {_CONFIG, _HISTORIES, _RESULT, _WEIGHTS, FOLDER, *_plot_names()}
+    own = {_CONFIG, _HISTORIES, _METRICS, _RESULT, _WEIGHTS, FOLDER, *_plot_names()}
     return (
         path.is_dir()
         and {entry.name for entry in path.iterdir() if not _is_left_over(entry, own)} <= own
@@ -329,7 +332,7 @@ def _clear(path: Path) -> None:
     clear_left_overs(path)
     for weights in (path / _WEIGHTS).glob("*.pt"):
         weights.unlink()
-    for name in (_HISTORIES, _RESULT, *_plot_names()):
+    for name in (_HISTORIES, _METRICS, _RESULT, *_plot_names()):
         (path / name).unlink(missing_ok=True)
 
 

@@ -11,12 +11,6 @@ from compsgd.history import History
 
 Vector = npt.NDArray[np.float64]
 
-X_LABELS = {
-    "steps": "step",
-    "epochs": "epoch",
-    "seconds": "training time (s)",
-    "bytes": "gradient bytes sent by a worker (MB)",
-}
 _PER_EPOCH = ("avg_epoch_", "test_")
 _PER_EVALUATION = "batch_"
 _MEGA = 1e6
@@ -33,7 +27,7 @@ def line(history: History, metric: str, x: str, steps_between: int | None) -> tu
     Args:
         history: of one cell.
         metric: its name; see metric_names.
-        x: one of X_LABELS.
+        x: "steps", "epochs", "seconds", or "bytes" for megabytes sent.
         steps_between: of the batch metrics of histories that do not tell, as those of the original
             code: how many steps lie between two values.
 
@@ -45,6 +39,15 @@ def line(history: History, metric: str, x: str, steps_between: int | None) -> tu
         return np.arange(1.0, len(values) + 1), values
     steps = _steps(history, metric, len(values), steps_between)
     return _AXES[x](history, steps), values
+
+
+def steps_of(history: History, metric: str) -> Vector:
+    """After which step each value of a metric was taken.
+
+    Raises:
+        CompsgdError: no such metric, or the history does not tell.
+    """
+    return _steps(history, metric, len(_values(history, metric)), None)
 
 
 def _values(history: History, metric: str) -> Vector:
