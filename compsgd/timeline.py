@@ -38,7 +38,8 @@ def line(history: History, metric: str, x: str, steps_between: int | None) -> tu
     if x == "epochs" and metric.startswith(_PER_EPOCH):
         return np.arange(1.0, len(values) + 1), values
     steps = _steps(history, metric, len(values), steps_between)
-    return _AXES[x](history, steps), values
+    place: Vector = _AXES[x](history, steps)
+    return place, values
 
 
 def steps_of(history: History, metric: str) -> Vector:
