@@ -11,7 +11,7 @@ from compsgd.history import History
 
 Vector = npt.NDArray[np.float64]
 
-_PER_EPOCH = ("avg_epoch_", "test_")
+_PER_EPOCH = ("avg_epoch_", "test_", "wire_bytes_", "kernel_bytes_")
 _PER_EVALUATION = "batch_"
 _MEGA = 1e6
 
@@ -95,7 +95,8 @@ def _summed(metric: str, unit: float, history: History, steps: Vector) -> Vector
     if not len(history.get(metric, ())):
         raise CompsgdError(f"it has no {metric}, which this x needs")
     total = np.concatenate([[0.0], np.cumsum(np.asarray(history[metric], dtype=np.float64))])
-    return total[steps.astype(int)] / unit
+    at: Vector = total[steps.astype(int)] / unit
+    return at
 
 
 _AXES: Mapping[str, Any] = {
