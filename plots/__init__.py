@@ -1,6 +1,7 @@
 """Histories and benchmarks to figures."""
 
 from compsgd.plots.benchmark import draw_codec_benchmark
+from compsgd.plots.compression import RatePoint, compression_figure
 from compsgd.plots.curves import Run, average_figure, curves_figure
 from compsgd.plots.experiment import PLOT_NAMES, draw_experiment
 from compsgd.plots.style import save_figure
@@ -8,8 +9,10 @@ from compsgd.plots.usages import usages_figure
 
 __all__ = [
     "PLOT_NAMES",
+    "RatePoint",
     "Run",
     "average_figure",
+    "compression_figure",
     "curves_figure",
     "draw_codec_benchmark",
     "draw_experiment",

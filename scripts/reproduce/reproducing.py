@@ -1,0 +1,147 @@
+"""The command that all of these scripts are: run what is missing, compare, draw."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from cells import GRIDS, SHORT, Family, Training
+from figures import family_figure
+from running import Laboratory, missing, train
+from tables import as_markdown, as_text
+
+from compsgd.files import atomic_write
+from compsgd.plots import save_figure
+from compsgd.workers.cli import execute
+from compsgd.workers.data import DATASETS
+from compsgd.workers.failures import RunError, UsageError
+from compsgd.workers.progress import on_a_terminal
+
+_OPTIONS = [
+    click.option("--dataset", type=click.Choice(DATASETS), default="MNIST", show_default=True),
+    click.option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"),
+                 show_default=True),
+    click.option("--download", type=bool, default=False, is_flag=False, flag_value="true",
+                 show_default=True, help="Download what is missing."),
+    click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+                 default=Path("reproduced"), show_default=True,
+                 help="Folder of runs, tables and figures. What is finished there is not run "
+                 "again, and what was interrupted goes on."),
+    click.option("--grid", type=click.Choice(GRIDS), default=SHORT, show_default=True,
+                 help="first: one cell of each family. short: its best and its worst published "
+                 "cell, and those that its claim needs, with one seed. full: all."),
+    click.option("--jobs", type=click.IntRange(min=0), default=1, show_default=True,
+                 help="Runs at a time, a thread each; 0 compares and draws what is finished."),
+    click.option("--epochs", type=click.IntRange(min=1), default=None, show_default="as published",
+                 help="Of every run, for a quick try."),
+]  # fmt: skip
+
+
+def main(families: Sequence[Family], table_name: str | None = None) -> NoReturn:
+    """Of a script; see command."""
+    execute(command(families, table_name), Path(sys.argv[0]).name)
+
+
+def command(families: Sequence[Family], table_name: str | None = None) -> click.Command:
+    """What a script does.
+
+    Args:
+        families: what it reproduces.
+        table_name: of the Markdown file with all of their tables; without, one for each family.
+    """
+
+    def reproduce(out: Path, grid: str, jobs: int, **where: Any) -> None:
+        """Runs what is missing; prints ours beside the published figures, and draws."""
+        laboratory = Laboratory(out=out, **where)
+        _make_folder(out)
+        if jobs:
+            with _terminated_like_interrupted():
+                _run(in_turns(families, grid, laboratory), laboratory, jobs)
+        try:
+            _report(families, grid, laboratory, table_name)
+        except OSError as error:
+            raise RunError(f"{error.filename}: {error.strerror}") from error
+
+    for option in reversed(_OPTIONS):
+        reproduce = option(reproduce)
+    return click.command()(reproduce)
+
+
+def in_turns(families: Sequence[Family], grid: str, laboratory: Laboratory) -> list[Training]:
+    """The first training of every family, then the second of every family, and so on."""
+    columns = [
+        [laboratory.adapted(one) for cell in family.chosen(grid) for one in cell.trainings(grid)]
+        for family in families
+    ]
+    return [one for row in zip_longest(*columns) for one in row if one is not None]
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """So that no run goes on alone."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(trainings: Sequence[Training], laboratory: Laboratory, jobs: int) -> None:
+    everything = list(dict.fromkeys(trainings))
+    todo = missing(everything, laboratory)
+    show = _show_bar if on_a_terminal() else _show_lines
+    show(train(todo, laboratory, jobs), everything, todo)
+
+
+def _show_bar(
+    finished: Iterator[Training], everything: Sequence[Training], todo: Sequence[Training]
+) -> None:
+    """Of epochs, which take about as long with any number of workers."""
+    num_epochs = sum(training.epochs for training in everything)
+    num_done = len(everything) - len(todo)
+    bar: Any = click.progressbar(
+        length=num_epochs, label="epochs", item_show_func=lambda item: item, width=20
+    )
+    with bar:
+        bar.update(num_epochs - sum(training.epochs for training in todo))
+        for training in finished:
+            num_done += 1
+            bar.update(training.epochs, f"{num_done}/{len(everything)} runs, last {training.name}")
+
+
+def _show_lines(
+    finished: Iterator[Training], everything: Sequence[Training], todo: Sequence[Training]
+) -> None:
+    for num_done, training in enumerate(finished, len(everything) - len(todo) + 1):
+        click.echo(f"{num_done}/{len(everything)} {training.name}")
+
+
+def _report(
+    families: Sequence[Family], grid: str, laboratory: Laboratory, table_name: str | None
+) -> None:
+    tables = {family.name: as_markdown(family, grid, laboratory) for family in families}
+    if table_name is not None:
+        tables = {table_name: "\n".join(tables.values())}
+    for name, text in tables.items():
+        _write(laboratory.out / f"{name}.md", text)
+    for family in families:
+        click.echo(as_text(family, grid, laboratory))
+        figure = family_figure(family, grid, laboratory)
+        if figure is not None:
+            click.echo(f"figure: {save_figure(figure, laboratory.out / f'{family.name}.png')}\n")
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())
