@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from compsgd.plots import RatePoint, compression_figure
 from compsgd.plots.experiment import CURVES, curve_figure, draw_experiment, usage_figure
 
 EPOCHS, STEPS = 2, 6
@@ -107,3 +108,23 @@ def test_every_figure_is_written(tmp_path, one_axis):
     paths = draw_experiment(CELLS, LABELS, tmp_path, title="run", one_axis=one_axis)
     assert len(paths) == 6
     assert sorted(paths) == sorted(tmp_path.iterdir())
+
+
+def test_compression_rates_against_accuracy():
+    lines = {
+        "one": [RatePoint("3 bits", 32 / 3, 90.0), RatePoint("8 bits", 4.0, 95.0)],
+        "two": [RatePoint("3 bits", 32 / 3, 92.0)],
+    }
+    figure = compression_figure(lines, title="Rates", y_label="accuracy")
+    (axis,) = figure.axes
+    assert [line.get_label() for line in axis.lines] == ["one", "two"]
+    assert axis.lines[0].get_xdata().tolist() == [4, 32 / 3]
+    assert axis.lines[0].get_ydata().tolist() == [95, 90]
+    # A label shared by points of several lines is written once, at the highest.
+    assert {text.get_text(): text.xy for text in axis.texts} == {
+        "3 bits": (32 / 3, 92),
+        "8 bits": (4, 95),
+    }
+    assert (axis.get_title(), axis.get_ylabel()) == ("Rates", "accuracy")
+    assert axis.get_xscale() == "log"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]

@@ -253,7 +253,7 @@ def test_a_script_without_results_shows_the_published(script, tmp_path):
 
 
 def test_data_that_are_missing_are_one_clear_line(tmp_path):
-    with pytest.raises(click.UsageError, match="MNIST is not complete in .*--dataset_root"):
+    with pytest.raises(click.UsageError, match=r"MNIST is not complete in .*--dataset_root"):
         command(many_bits.FAMILIES).main(
             ["--dataset_root", str(tmp_path), "--out", str(tmp_path / "out")],
             standalone_mode=False,
@@ -261,10 +261,11 @@ def test_data_that_are_missing_are_one_clear_line(tmp_path):
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(600)
 def test_all_families_on_small_settings(tmp_path):
     arguments = ["--grid", "first", "--dataset", "digits", "--epochs", "1", "--out", str(tmp_path)]
     script = [sys.executable, "-W", "ignore", str(SCRIPTS / "run_all.py"), *arguments]
-    finished = run_command(*script, "--jobs", "2", timeout_s=280)
+    finished = run_command(*script, "--jobs", "2", timeout_s=500)
     assert finished.exit_code == 0, finished.stdout + finished.stderr
     table = (tmp_path / "table.md").read_text()
     assert table.count("| 1/1 |") == len(run_all.FAMILIES)
@@ -278,15 +279,15 @@ def test_all_families_on_small_settings(tmp_path):
 def test_a_terminated_script_goes_on_where_it_was(tmp_path):
     script = [sys.executable, "-W", "ignore", str(SCRIPTS / "many_bits.py"), "--grid", "first",
               "--dataset", "digits", "--epochs", "40", "--out", str(tmp_path)]  # fmt: skip
-    (log,) = [laboratory(tmp_path, epochs=40).log(laboratory(tmp_path, epochs=40).adapted(one))
-              for one in many_bits.FAMILIES[0].cells[0].trainings("first")]  # fmt: skip
+    place = laboratory(tmp_path, epochs=40)
+    log = place.log(place.adapted(many_bits.FAMILIES[0].cells[0].training))
     with started_command(*script) as process:
         while not (log.exists() and "epoch 2:" in log.read_text()):
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 1
-        assert process.stderr.read() == "Error: interrupted\n"
+        assert process.stderr.read().strip() == "Error: interrupted"
     assert "a checkpoint is written" in log.read_text()
     finished = run_command(*script)
     assert finished.exit_code == 0, finished.stderr
