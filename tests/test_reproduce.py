@@ -232,6 +232,7 @@ def test_compression_rates_are_drawn(tmp_path):
     assert [line.get_label() for line in axis.lines] == [
         "float32 SGD 0.5", "largest step 0.001", "largest step 0.0004",
     ]  # fmt: skip
+    assert [text.get_text() for text in axis.texts][:2] == ["32 bits", "3 bits"]
     assert axis.lines[1].get_xdata().tolist() == [32 / bits for bits in range(8, 0, -1)]
     assert axis.lines[1].get_ydata().tolist() == [90 + bits / 10 for bits in range(8, 0, -1)]
 
