@@ -29,7 +29,9 @@ FAMILIES = (
         "test accuracy, compression rate",
         "A new experiment.",
         (
-            Cell("32 bits, float32 SGD 0.5", Training(0.5, epochs=2, optimizer="sgd", num_workers=2)),
+            Cell(
+                "32 bits, float32 SGD 0.5", Training(0.5, epochs=2, optimizer="sgd", num_workers=2)
+            ),
             *(
                 _cell(num_bits, largest_step, grid)
                 for largest_step, grid in _LARGEST_STEPS.items()
