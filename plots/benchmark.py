@@ -7,11 +7,19 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from compsgd.plots.style import add_legend, grid_shape, line_style, new_figure, save_figure
+from compsgd.plots.style import (
+    add_legend,
+    grid_shape,
+    in_paper_style,
+    line_style,
+    new_figure,
+    save_figure,
+)
 
 Record = dict[str, Any]
 
 
+@in_paper_style
 def codec_figure(records: Sequence[Record]) -> Figure:
     """Encoding, and each number of voters, in an axis: copies over elements.
 
@@ -47,7 +55,7 @@ def _draw_panel(axis: Axes, records: Sequence[Record], panel: Any) -> None:
     axis.axhspan(min(limits), max(limits), color="0.85", label="traffic-only limit", zorder=0)
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.set_title("encode" if panel == "encode" else f"vote on {panel}", fontsize="medium")
+    axis.set_title("encode" if panel == "encode" else f"vote on {panel}")
     axis.set_xlabel("elements")
     axis.set_ylabel("float32 copies")
     axis.grid(visible=True, which="both", alpha=0.3)

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from compsgd.errors import CompsgdError
 from compsgd.history import History
-from compsgd.plots.style import add_legend, line_style, new_figure
+from compsgd.plots.style import add_legend, in_paper_style, line_style, new_figure
 from compsgd.timeline import Vector, line
 
 X_LABELS = {
@@ -21,7 +22,7 @@ X_LABELS = {
 # So many points are more than a column of paper can show; beyond, neighbours are averaged.
 _MOST_POINTS = 1000
 _FEW_POINTS = 50
-_UNITS = {"loss": "cross-entropy (nats)", "acc": "accuracy (%)", "bytes": "bytes", "seconds": "s"}
+_UNITS = {"loss": "nats", "acc": "%"}
 
 
 class Run(NamedTuple):
@@ -31,6 +32,7 @@ class Run(NamedTuple):
     history: History
 
 
+@in_paper_style
 def curves_figure(
     runs: Sequence[Run],
     metric: str,
@@ -53,13 +55,15 @@ def curves_figure(
     Raises:
         CompsgdError: a run without the metric, or without what x needs; it names the run.
     """
-    figure, axis = _axis(metric, x, title, x_label, y_label)
+    figure, (axis,) = new_figure(1, 1, title)
+    name_axes(axis, metric, x, x_label, y_label)
     for i, run in enumerate(runs):
-        _draw_line(axis, i, run.label, *_line(run, metric, x, steps_between))
+        draw_run(axis, i, run, metric, x, steps_between)
     add_legend(figure, [axis])
     return figure
 
 
+@in_paper_style
 def average_figure(
     groups: Sequence[tuple[str, Sequence[Run]]],
     metric: str,
@@ -79,7 +83,8 @@ def average_figure(
     Raises:
         CompsgdError: as curves_figure; or runs of a group that are of different lengths.
     """
-    figure, axis = _axis(metric, x, title, x_label, y_label)
+    figure, (axis,) = new_figure(1, 1, title)
+    name_axes(axis, metric, x, x_label, y_label)
     for i, (label, runs) in enumerate(groups):
         lines = [_line(run, metric, x, steps_between) for run in runs]
         lengths = {len(y) for _, y in lines}
@@ -101,6 +106,26 @@ def average_figure(
     return figure
 
 
+def draw_run(
+    axis: Axes, index: int, run: Run, metric: str, x: str, steps_between: int | None = None
+) -> None:
+    """The index-th line of an axis; arguments and errors as those of curves_figure."""
+    _draw_line(axis, index, run.label, *_line(run, metric, x, steps_between))
+
+
+def name_axes(
+    axis: Axes, metric: str, x: str, x_label: str | None = None, y_label: str | None = None
+) -> None:
+    """What an axis of lines shows; arguments and errors as those of curves_figure."""
+    if x not in X_LABELS:
+        raise CompsgdError(f"x is {x!r}; it must be one of {', '.join(X_LABELS)}")
+    axis.set_xlabel(X_LABELS[x] if x_label is None else x_label)
+    axis.set_ylabel(metric_label(metric) if y_label is None else y_label)
+    axis.grid(alpha=0.3)
+    if x in ("steps", "epochs"):
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+
+
 def _line(run: Run, metric: str, x: str, steps_between: int | None) -> tuple[Vector, Vector]:
     try:
         return line(run.history, metric, x, steps_between)
@@ -108,24 +133,12 @@ def _line(run: Run, metric: str, x: str, steps_between: int | None) -> tuple[Vec
         raise CompsgdError(f"{run.label}: {error}") from error
 
 
-def _axis(
-    metric: str, x: str, title: str, x_label: str | None, y_label: str | None
-) -> tuple[Figure, Axes]:
-    if x not in X_LABELS:
-        raise CompsgdError(f"x is {x!r}; it must be one of {', '.join(X_LABELS)}")
-    figure, (axis,) = new_figure(1, 1, title)
-    axis.set_xlabel(X_LABELS[x] if x_label is None else x_label)
-    axis.set_ylabel(metric_label(metric) if y_label is None else y_label)
-    axis.grid(alpha=0.3)
-    return figure, axis
-
-
 def metric_label(metric: str) -> str:
     """A metric in words, with its unit."""
     words = metric.removesuffix("_hist").split("_")
     unit = next((_UNITS[word] for word in words if word in _UNITS), None)
     name = " ".join("accuracy" if word == "acc" else word for word in words)
-    return name if unit is None else f"{name}, {unit}"
+    return name if unit is None else f"{name} ({unit})"
 
 
 def _draw_line(axis: Axes, index: int, label: str, x: Vector, y: Vector) -> None:

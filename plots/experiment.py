@@ -1,6 +1,6 @@
 """The six figures of every experiment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +9,12 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from compsgd.history import Histories, History
+from compsgd.history import Histories
+from compsgd.plots.curves import Run, draw_run, name_axes
 from compsgd.plots.style import (
     add_legend,
     grid_shape,
+    in_paper_style,
     level_colours,
     line_style,
     new_figure,
@@ -21,61 +23,27 @@ from compsgd.plots.style import (
 
 Cell = tuple[float, float]
 Labels = Mapping[Cell, str]
-Points = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
-_LOSS = "cross-entropy (nats)"
-_ACCURACY = "accuracy (%)"
 _USAGE_COLUMNS = 400
 _MOST_LABELLED = 8
 
 
 class CurvePlot(NamedTuple):
-    """A figure of one line a cell."""
+    """A figure of one line a cell; metric and x as for curves_figure."""
 
     file_name: str
     title: str
-    x_label: str
-    y_label: str
-    points: Callable[[History], Points]
-
-
-def _by_epoch(metric: str) -> Callable[[History], Points]:
-    def points(history: History) -> Points:
-        values = np.asarray(history[metric], dtype=float)
-        return np.arange(1, len(values) + 1, dtype=float), values
-
-    return points
-
-
-def _by_step(metric: str) -> Callable[[History], Points]:
-    def points(history: History) -> Points:
-        return (
-            np.asarray(history["batch_step_hist"], dtype=float),
-            np.asarray(history[metric], dtype=float),
-        )
-
-    return points
-
-
-def _accuracy_by_bytes(history: History) -> Points:
-    accuracy = np.asarray(history["test_acc_hist"], dtype=float)
-    sent = np.cumsum(np.asarray(history["bytes_sent_hist"], dtype=float)) / 1e6
-    steps_per_epoch = len(sent) // len(accuracy)
-    return sent[steps_per_epoch - 1 :: steps_per_epoch], accuracy
+    metric: str
+    x: str
 
 
 CURVES = (
-    CurvePlot("avg_epoch_loss.png", "Training loss by epoch", "epoch", _LOSS,
-              _by_epoch("avg_epoch_loss_hist")),
-    CurvePlot("avg_epoch_acc.png", "Training accuracy by epoch", "epoch", _ACCURACY,
-              _by_epoch("avg_epoch_acc_hist")),
-    CurvePlot("batch_loss.png", "Training loss by step", "step", _LOSS,
-              _by_step("batch_loss_hist")),
-    CurvePlot("batch_acc.png", "Training accuracy by step", "step", _ACCURACY,
-              _by_step("batch_acc_hist")),
-    CurvePlot("test_acc_by_bytes.png", "Test accuracy by traffic",
-              "gradient bytes sent by a worker (MB)", _ACCURACY, _accuracy_by_bytes),
-)  # fmt: skip
+    CurvePlot("avg_epoch_loss.png", "Training loss by epoch", "avg_epoch_loss_hist", "epochs"),
+    CurvePlot("avg_epoch_acc.png", "Training accuracy by epoch", "avg_epoch_acc_hist", "epochs"),
+    CurvePlot("batch_loss.png", "Training loss by step", "batch_loss_hist", "steps"),
+    CurvePlot("batch_acc.png", "Training accuracy by step", "batch_acc_hist", "steps"),
+    CurvePlot("test_acc_by_bytes.png", "Test accuracy by traffic", "test_acc_hist", "bytes"),
+)
 
 
 _USAGE_NAME = "bin_usage.png"
@@ -105,28 +73,25 @@ def draw_experiment(
     return [*paths, save_figure(figure, folder / _USAGE_NAME)]
 
 
+@in_paper_style
 def curve_figure(
     histories: Histories, labels: Labels, plot: CurvePlot, title: str, one_axis: bool
 ) -> Figure:
-    rows, columns = (1, 1) if one_axis else grid_shape(len(histories))
-    figure, axes = new_figure(rows, columns, f"{plot.title}\n{title}")
+    num_axes = 1 if one_axis else len(histories)
+    figure, axes = new_figure(*grid_shape(num_axes), f"{plot.title}\n{title}")
+    for axis in axes[:num_axes]:
+        name_axes(axis, plot.metric, plot.x)
     for index, (cell, history) in enumerate(histories.items()):
         axis = axes[0] if one_axis else axes[index]
-        x, y = plot.points(history)
-        marker = "." if len(x) <= 50 else None
-        style = line_style(index if one_axis else 0)
-        axis.plot(x, y, label=labels[cell], marker=marker, **style)
+        draw_run(axis, index if one_axis else 0, Run(labels[cell], history), plot.metric, plot.x)
         _name_axis(axis, labels[cell], len(axes))
-    for axis in axes[: 1 if one_axis else len(histories)]:
-        axis.set_xlabel(plot.x_label)
-        axis.set_ylabel(plot.y_label)
-        axis.grid(alpha=0.3)
-    _hide_unused(axes, 1 if one_axis else len(histories))
+    _hide_unused(axes, num_axes)
     if one_axis:
         add_legend(figure, axes)
     return figure
 
 
+@in_paper_style
 def usage_figure(histories: Histories, labels: Labels, title: str, one_axis: bool) -> Figure:
     """How the elements of the updates spread over the levels.
 
@@ -170,7 +135,7 @@ def stack_usage(axis: Axes, usage: npt.NDArray[np.int64]) -> None:
     axis.set_xlim(0, len(usage))
     axis.set_ylim(0, 100)
     axis.set_xlabel("step")
-    axis.set_ylabel("elements of the update (%)")
+    axis.set_ylabel("elements (%)")
 
 
 def _level_label(level: int, largest: int) -> str:
@@ -194,7 +159,7 @@ def _mean_usage_figure(
         shares = 100 * usage.sum(axis=0) / usage.sum()
         axis.plot(_levels(usage), shares, marker="o", label=labels[cell], **line_style(index))
     axis.set_xlabel("level")
-    axis.set_ylabel("elements of all updates (%)")
+    axis.set_ylabel("elements (%)")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     add_legend(figure, [axis])
@@ -209,7 +174,7 @@ def _levels(usage: npt.NDArray[np.int64]) -> list[int]:
 def _name_axis(axis: Axes, name: str, num_axes: int) -> None:
     """Says which cell an axis of several shows; an axis alone has the figure's title."""
     if num_axes > 1:
-        axis.set_title(name, fontsize="medium")
+        axis.set_title(name)
 
 
 def _hide_unused(axes: list[Axes], used: int) -> None:

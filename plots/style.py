@@ -1,5 +1,7 @@
-"""How figures look: colours that colour-blind readers tell apart, legends beside the axes."""
+"""How figures look: as wide as a column of a paper, in colours that colour-blind readers tell
+apart, with legends outside the axes."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,34 @@ from compsgd.files import atomic_write
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _LINE_STYLES = ("-", "--", ":", "-.")
 
+# Of two columns on A4 or letter paper, and of both with what is between them.
+_COLUMN_INCHES = 3.4
+_TEXT_INCHES = 7.0
+_ALONE_INCHES = 2.3
+_ROW_INCHES = 1.8
+_LINE_INCHES = 0.15
+_CHARACTERS_PER_INCH = 20
+_HANDLE_CHARACTERS = 5
+_DOTS_PER_INCH = 300
+
+_FONT_SIZE = 8
+
+in_paper_style = matplotlib.rc_context(
+    {
+        "font.size": _FONT_SIZE,
+        "axes.titlesize": "medium",
+        "figure.titlesize": "medium",
+        "legend.fontsize": _FONT_SIZE - 1,
+        "legend.frameon": False,
+        "legend.handlelength": 1.5,
+        "legend.handletextpad": 0.4,
+        "legend.columnspacing": 1.0,
+        "lines.linewidth": 1.2,
+        "lines.markersize": 4,
+    }
+)
+"""Decorates whatever makes a figure."""
+
 
 def line_style(index: int) -> dict[str, Any]:
     """Colour and dashes of the index-th line; 28 differ."""
@@ -21,7 +51,6 @@ def line_style(index: int) -> dict[str, Any]:
     return {
         "color": colour,
         "linestyle": _LINE_STYLES[index // len(_COLOURS) % len(_LINE_STYLES)],
-        "linewidth": 1.3,
     }
 
 
@@ -32,33 +61,48 @@ def level_colours(num_levels: int) -> list[Any]:
 
 
 def new_figure(rows: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
-    """A titled figure and its axes, row by row."""
+    """A titled figure and its axes, row by row: alone as wide as a column of paper, several at most
+    as wide as its text."""
     alone = rows == columns == 1
-    size = (7.0, 4.0) if alone else (4.0 * columns + 1, 2.6 * rows + 0.6)
-    figure = Figure(figsize=size, layout="constrained")
+    width = _COLUMN_INCHES if alone else min(_TEXT_INCHES, _COLUMN_INCHES * columns)
+    height = (_ALONE_INCHES if alone else _ROW_INCHES * rows) + _LINE_INCHES * title.count("\n")
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    if alone:
-        # Over the axis, not the figure: beside it the legend has its place.
-        axes[0].set_title(title, fontsize="medium")
-    else:
-        figure.suptitle(title)
+    for axis in axes:
+        # Ticks are made when they are drawn, perhaps outside of this style.
+        axis.tick_params(labelsize=_FONT_SIZE - 1)
+    if title:
+        figure.suptitle(_wrapped(title, width))
     return figure, axes
 
 
 def grid_shape(count: int) -> tuple[int, int]:
-    """Rows and columns for so many axes, at most 4 columns."""
-    columns = min(4, count) if count != 4 else 2
+    """Rows and columns for so many axes, at most 3 columns."""
+    columns = min(3, count) if count != 4 else 2
     return -(-count // columns), columns
 
 
 def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend outside all axes, so that it hides no line."""
+    """One legend below all axes, so that it hides no line; the figure grows by it."""
     handles, labels = axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
+    if not handles:
+        return
+    width, height = figure.get_size_inches()
+    line = int(width * _CHARACTERS_PER_INCH)
+    labels = [textwrap.fill(label, line - _HANDLE_CHARACTERS) for label in labels]
+    longest = max(len(part) for label in labels for part in label.splitlines())
+    columns = max(1, min(len(labels), line // (longest + _HANDLE_CHARACTERS)))
+    num_lines = -(-sum(label.count("\n") + 1 for label in labels) // columns)
+    figure.set_size_inches(width, height + _LINE_INCHES * num_lines)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def _wrapped(title: str, width_inches: float) -> str:
+    width = int(width_inches * _CHARACTERS_PER_INCH)
+    return "\n".join(textwrap.fill(line, width) for line in title.splitlines())
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
     with atomic_write(path) as file:
-        figure.savefig(file, format=path.suffix[1:], dpi=150)
+        figure.savefig(file, format=path.suffix[1:], dpi=_DOTS_PER_INCH)
     return path

@@ -7,9 +7,10 @@ from matplotlib.figure import Figure
 from compsgd.errors import CompsgdError
 from compsgd.plots.curves import Run
 from compsgd.plots.experiment import stack_usage
-from compsgd.plots.style import add_legend, grid_shape, new_figure
+from compsgd.plots.style import add_legend, grid_shape, in_paper_style, new_figure
 
 
+@in_paper_style
 def usages_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
     """The shares of the levels over the steps, stacked, an axis a run.
 
@@ -33,7 +34,7 @@ def usages_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
     for axis, (label, history) in zip(axes, runs, strict=False):
         stack_usage(axis, history["bin_usage"])
         if len(runs) > 1:
-            axis.set_title(label, fontsize="medium")
+            axis.set_title(label)
     for axis in axes[len(runs) :]:
         axis.set_axis_off()
     add_legend(figure, axes)

@@ -65,10 +65,10 @@ def test_lines_have_their_labels_beside_the_axis():
     )  # fmt: skip
     (axis,), (legend,) = figure.axes, figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
-    assert (axis.get_title(), axis.get_xlabel(), axis.get_ylabel()) == ("t", "rounds", "%")
+    assert (figure.get_suptitle(), axis.get_xlabel(), axis.get_ylabel()) == ("t", "rounds", "%")
     assert points(figure, 1)[1] == [11, 21, 31]
     figure.draw_without_rendering()
-    assert legend.get_window_extent().x0 >= axis.get_window_extent().x1
+    assert legend.get_window_extent().y1 <= axis.get_tightbbox().y0
 
 
 def test_thousands_of_points_become_means_of_neighbours():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from compsgd.plots import RatePoint, compression_figure
+from compsgd.plots.curves import X_LABELS, metric_label
 from compsgd.plots.experiment import CURVES, curve_figure, draw_experiment, usage_figure
 
 EPOCHS, STEPS = 2, 6
@@ -44,13 +45,13 @@ def test_curves_in_one_axis(plot):
     assert axis.lines[0].get_xdata().tolist() == x
     assert axis.lines[0].get_ydata().tolist() == y
     assert len({(line.get_color(), line.get_linestyle()) for line in axis.lines}) == len(CELLS)
-    assert axis.get_xlabel() == plot.x_label
-    assert axis.get_ylabel() == plot.y_label
-    assert "run" in axis.get_title()
+    assert axis.get_xlabel() == X_LABELS[plot.x]
+    assert axis.get_ylabel() == metric_label(plot.metric)
+    assert "run" in figure.get_suptitle()
     assert axis.get_legend() is None
     (legend,) = figure.legends
     figure.draw_without_rendering()
-    assert legend.get_window_extent().x0 >= axis.get_window_extent().x1
+    assert legend.get_window_extent().y1 <= axis.get_tightbbox().y0
 
 
 @pytest.mark.parametrize("plot", CURVES, ids=lambda plot: plot.file_name)
