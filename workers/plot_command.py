@@ -41,13 +41,22 @@ def find_files(names: Sequence[str], log_dir: Path) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for name in names:
-        matches = _matching(name) or sorted(log_dir.glob(name))
-        files = [path / _FILE_NAME if path.is_dir() else path for path in matches]
-        there = [path for path in files if path.is_file()]
+        there = _histories_among(name, _matching(name))
+        there = there or _histories_among(name, sorted(log_dir.glob(name)))
         if not there:
             raise UsageError(f"{name} is neither a histories file nor an experiment in {log_dir}")
         found |= dict.fromkeys(there)
     return list(found)
+
+
+def _histories_among(name: str, matches: Sequence[Path]) -> list[Path]:
+    """Of files that a pattern fits, those that end as histories do; a file by its name as it is."""
+    files = [path / _FILE_NAME if path.is_dir() else path for path in matches]
+    return [
+        path
+        for path in files
+        if path.is_file() and (path == Path(name) or path.suffix == Path(_FILE_NAME).suffix)
+    ]
 
 
 def _matching(pattern: str) -> list[Path]:
