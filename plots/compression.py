@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from compsgd.plots.style import add_legend, line_style, new_figure
+from compsgd.plots.style import add_legend, in_paper_style, line_style, new_figure
 
 
 class RatePoint(NamedTuple):
@@ -16,6 +16,7 @@ class RatePoint(NamedTuple):
     accuracy: float
 
 
+@in_paper_style
 def compression_figure(
     lines: Mapping[str, Sequence[RatePoint]], *, title: str = "", y_label: str = "test accuracy (%)"
 ) -> Figure:
@@ -31,11 +32,10 @@ def compression_figure(
         points = sorted(points, key=lambda point: point.compression_rate)
         rates = [point.compression_rate for point in points]
         accuracies = [point.accuracy for point in points]
-        axis.plot(rates, accuracies, label=name, marker="o", markersize=4, **line_style(i))
+        axis.plot(rates, accuracies, label=name, marker="o", **line_style(i))
     for label, rate, accuracy in _highest_by_label(lines):
         axis.annotate(
             label, (rate, accuracy), xytext=(0, 5), textcoords="offset points", ha="center",
-            fontsize="x-small",
         )  # fmt: skip
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}x")
