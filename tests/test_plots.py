@@ -126,6 +126,6 @@ def test_compression_rates_against_accuracy():
         "3 bits": (32 / 3, 92),
         "8 bits": (4, 95),
     }
-    assert (axis.get_title(), axis.get_ylabel()) == ("Rates", "accuracy")
+    assert (figure.get_suptitle(), axis.get_ylabel()) == ("Rates", "accuracy")
     assert axis.get_xscale() == "log"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
