@@ -161,6 +161,8 @@ _OPTIONS = [
     _option("--attack", type=click.Choice(ATTACKS), default="flip",
             help="What they send: the negative of their gradient, a random one, one that is 1 "
             "everywhere (the largest level), or NaN."),
+    _flag("--tensorboard", default=False,
+          help="Also write what TensorBoard shows, into the experiment's tensorboard/."),
 ]  # fmt: skip
 
 

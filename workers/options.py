@@ -1,5 +1,6 @@
 """Everything a run can be told, and which combinations make sense."""
 
+import importlib.util
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +25,7 @@ _MAY_CHANGE = _OWN_AFFAIR | {
     "one_plot_optimizer",
     "checkpoint_every",
     "resume",
+    "tensorboard",
 }
 
 Cell = tuple[float, float]
@@ -72,6 +74,7 @@ class Options:
     resume: bool
     adversaries: int
     attack: str
+    tensorboard: bool
 
     @property
     def has_range(self) -> bool:
@@ -143,10 +146,14 @@ class Options:
         }
 
     def check(self, place: Place) -> None:
-        """Raises UsageError for options that do not go together."""
+        """Raises UsageError for options that do not go together, or not with what is installed."""
         self._check_workers(place)
         self._check_sweep()
         self._check_folder()
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise UsageError(
+                "--tensorboard needs a package that is not installed: pip install tensorboard"
+            )
 
     def _check_workers(self, place: Place) -> None:
         if self.num_workers % place.world_size:

@@ -2,23 +2,43 @@
 
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import click
 
+from compsgd.round_optimizer import RoundOptimizer
 from compsgd.workers.options import Cell
 from compsgd.workers.scores import BatchScore, Score
 
 _LINE_INTERVAL_S = 10.0
 
 
+class Step(NamedTuple):
+    """What a round came to.
+
+    Attributes:
+        epoch, round_: where it was, both from 0.
+        score: of the batch of this process's first worker; None where it had none.
+        num_bytes: that worker 0 sent for gradients.
+        total_bytes: the same of all steps so far.
+    """
+
+    epoch: int
+    round_: int
+    score: BatchScore | None
+    num_bytes: int
+    total_bytes: int
+
+
 class Progress(Protocol):
-    """Told of every step and epoch of a cell."""
+    """Told of every step and epoch of a cell; the optimizer is as it is after them."""
 
     def resume(self, epoch: int, round_: int) -> None: ...
-    def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None: ...
-    def epoch(self, epoch: int, train: Score, test: Score) -> None: ...
+    def step(self, step: Step, optimizer: RoundOptimizer) -> None: ...
+    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None: ...
 
 
 class Silence:
@@ -27,11 +47,33 @@ class Silence:
     def resume(self, epoch: int, round_: int) -> None:
         pass
 
-    def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None:
+    def step(self, step: Step, optimizer: RoundOptimizer) -> None:
         pass
 
-    def epoch(self, epoch: int, train: Score, test: Score) -> None:
+    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
         pass
+
+
+class Together(ExitStack):
+    """Several as one; those that are contexts are left with it."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        super().__init__()
+        self._parts: Sequence[Progress] = [
+            self.enter_context(part) if hasattr(part, "__exit__") else part for part in parts
+        ]
+
+    def resume(self, epoch: int, round_: int) -> None:
+        for part in self._parts:
+            part.resume(epoch, round_)
+
+    def step(self, step: Step, optimizer: RoundOptimizer) -> None:
+        for part in self._parts:
+            part.step(step, optimizer)
+
+    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
+        for part in self._parts:
+            part.epoch(epoch, train, test, optimizer)
 
 
 class Lines:
@@ -45,12 +87,12 @@ class Lines:
     def resume(self, epoch: int, round_: int) -> None:
         self._say(f"goes on in epoch {epoch + 1} after round {round_}/{self._num_rounds}")
 
-    def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None:
+    def step(self, step: Step, optimizer: RoundOptimizer) -> None:
         if time.monotonic() - self._last >= _LINE_INTERVAL_S:
-            place = f"epoch {epoch + 1}, round {round_ + 1}/{self._num_rounds}"
-            self._say(f"{place}: {_describe(score, step_bytes)}")
+            place = f"epoch {step.epoch + 1}, round {step.round_ + 1}/{self._num_rounds}"
+            self._say(f"{place}: {_describe(step)}")
 
-    def epoch(self, epoch: int, train: Score, test: Score) -> None:
+    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
         self._say(
             f"epoch {epoch + 1}: training loss {train.loss:.4f}, accuracy {train.accuracy:.2f} %; "
             f"test loss {test.loss:.4f}, accuracy {test.accuracy:.2f} %"
@@ -91,24 +133,32 @@ class Bar:
     def resume(self, epoch: int, round_: int) -> None:
         self._bar.update(epoch * self._num_rounds + round_)
 
-    def step(self, epoch: int, round_: int, score: BatchScore | None, step_bytes: int) -> None:
-        place = f"epoch {epoch + 1}/{self._num_epochs} round {round_ + 1}/{self._num_rounds}"
-        self._bar.update(1, f"{place} {_describe(score, step_bytes)}{self._test}")
+    def step(self, step: Step, optimizer: RoundOptimizer) -> None:
+        place = (
+            f"epoch {step.epoch + 1}/{self._num_epochs} round {step.round_ + 1}/{self._num_rounds}"
+        )
+        self._bar.update(1, f"{place} {_describe(step)}{self._test}")
 
-    def epoch(self, epoch: int, train: Score, test: Score) -> None:
+    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
         self._test = f" test {test.accuracy:.2f} %"
 
 
-def _describe(score: BatchScore | None, step_bytes: int) -> str:
-    traffic = f"{step_bytes:,} B/step"
-    if score is None:
+def _describe(step: Step) -> str:
+    traffic = f"{step.num_bytes:,} B/step"
+    if step.score is None:
         return traffic
-    return f"loss {score.loss:.4f} accuracy {score.accuracy:.1f} % {traffic}"
+    return f"loss {step.score.loss:.4f} accuracy {step.score.accuracy:.1f} % {traffic}"
 
 
 def cell_name(cell: Cell, has_range: bool) -> str:
     lr, decay = cell
     return f"lr {lr}, decay {decay}" if has_range else f"lr {lr}"
+
+
+def cell_file_name(cell: Cell) -> str:
+    """What a cell's files and folders are called."""
+    lr, decay = cell
+    return f"lr{lr}_decay{decay}"
 
 
 def on_a_terminal() -> bool:

@@ -21,9 +21,10 @@ from compsgd.workers.checkpoint import FOLDER, State
 from compsgd.workers.digests import versions, weights_sha256
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.metrics_file import write_metrics
-from compsgd.workers.options import Cell, Options
-from compsgd.workers.progress import cell_name
+from compsgd.workers.options import Options
+from compsgd.workers.progress import cell_file_name, cell_name
 from compsgd.workers.tables import format_table
+from compsgd.workers.tensorboard import FOLDER as TENSORBOARD
 from compsgd.workers.training import CellResult
 
 _CONFIG, _RESULT, _WEIGHTS = "config.json", "result.json", "weights"
@@ -176,7 +177,7 @@ class Experiment:
     def save(self, result: CellResult, ledger: Ledger) -> None:
         """Adds a finished cell: weights, histories, plots, result.json, in this order, each
         atomically."""
-        weights = self.path / _WEIGHTS / f"{_file_name(result.cell)}.pt"
+        weights = self.path / _WEIGHTS / f"{cell_file_name(result.cell)}.pt"
         try:
             with atomic_write(weights) as file:
                 torch.save(result.weights, file)
@@ -284,14 +285,9 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _file_name(cell: Cell) -> str:
-    lr, decay = cell
-    return f"lr{lr}_decay{decay}"
-
-
 def _is_experiment(path: Path) -> bool:
     """Whether we made this folder, and nothing but us has put anything into it."""
-    own = {_CONFIG, _HISTORIES, _METRICS, _RESULT, _WEIGHTS, FOLDER, *_plot_names()}
+    own = {_CONFIG, _HISTORIES, _METRICS, _RESULT, _WEIGHTS, FOLDER, TENSORBOARD, *_plot_names()}
     return (
         path.is_dir()
         and {entry.name for entry in path.iterdir() if not _is_left_over(entry, own)} <= own
@@ -328,7 +324,8 @@ def _is_own_config(path: Path) -> bool:
 
 
 def _clear(path: Path) -> None:
-    shutil.rmtree(path / FOLDER, ignore_errors=True)
+    for folder in (FOLDER, TENSORBOARD):
+        shutil.rmtree(path / folder, ignore_errors=True)
     clear_left_overs(path)
     for weights in (path / _WEIGHTS).glob("*.pt"):
         weights.unlink()

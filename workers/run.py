@@ -30,8 +30,19 @@ from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.models import build_model, normalises_batches
 from compsgd.workers.options import Cell, Options
 from compsgd.workers.preparation import Preparation, prepare_kernels
-from compsgd.workers.progress import Bar, Lines, Progress, Silence, cell_name, on_a_terminal
+from compsgd.workers.progress import (
+    Bar,
+    Lines,
+    Progress,
+    Silence,
+    Together,
+    cell_file_name,
+    cell_name,
+    on_a_terminal,
+)
 from compsgd.workers.results import Experiment, check_unchanged
+from compsgd.workers.tensorboard import FOLDER as TENSORBOARD
+from compsgd.workers.tensorboard import TensorBoard
 from compsgd.workers.training import CellTraining, batch_plan
 from compsgd.workers.watchdog import StopAgreement, Watchdog
 
@@ -237,9 +248,15 @@ class _Run:
         name = cell_name(cell, self._options.has_range)
         if self._place.rank != 0:
             return nullcontext(Silence())
-        if on_a_terminal():
-            return Bar(name, num_rounds, self._options.epochs)
-        return nullcontext(Lines(name, num_rounds))
+        shown: list[Any] = [
+            Bar(name, num_rounds, self._options.epochs)
+            if on_a_terminal()
+            else Lines(name, num_rounds)
+        ]
+        if self._options.tensorboard:
+            folder = self._experiment.path / TENSORBOARD / cell_file_name(cell)
+            shown.append(TensorBoard(folder, num_rounds))
+        return Together(shown)
 
 
 def _launcher() -> str:

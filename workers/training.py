@@ -27,7 +27,7 @@ from compsgd.workers.evaluation import EvaluationAbandonedError, evaluate, in_wo
 from compsgd.workers.failures import InterruptedRunError
 from compsgd.workers.models import build_model
 from compsgd.workers.options import Cell, Options
-from compsgd.workers.progress import Progress, cell_name
+from compsgd.workers.progress import Progress, Step, cell_name
 from compsgd.workers.scores import BatchScore, Score, batch_loss, batch_weighted, sample_weighted
 from compsgd.workers.watchdog import StopAgreement
 
@@ -147,6 +147,7 @@ class CellTraining:
         self._position = _Position()
         self._scores = self._no_scores()
         self._num_full_rounds = 0
+        self._total_bytes = 0
         self._began = time.perf_counter()
 
     @property
@@ -199,6 +200,7 @@ class CellTraining:
         for slot, worker in enumerate(self._exchange.hosted):
             self._scores[:, slot] = loaded.by_worker[worker]["scores"]
         self._num_full_rounds = shared["num_full_rounds"]
+        self._total_bytes = sum(self._recorder.bytes_sent)
         if self._byte_check is not None:
             self._byte_check.restore(shared["byte_check"])
         self._began = time.perf_counter() - shared["seconds"]
@@ -237,7 +239,8 @@ class CellTraining:
         self._record_epoch(self._scores)
         if self._byte_check is not None:
             self._byte_check.end_epoch()
-        self._progress.epoch(epoch, self._recorder.epoch[-1], self._recorder.test[-1])
+        scores = self._recorder.epoch[-1], self._recorder.test[-1]
+        self._progress.epoch(epoch, *scores, self._optimizer)
         self._scores = self._no_scores()
         self._position = _Position(epoch + 1)
         self._save(self)
@@ -252,9 +255,12 @@ class CellTraining:
         step_bytes = self._network.ledger.steps[-1].logical.sent_bytes
         self._recorder.seconds.append(time.perf_counter() - began)
         self._recorder.bytes_sent.append(step_bytes)
+        self._total_bytes += step_bytes
         for slot, score in mine.items():
             self._scores[round_, slot] = torch.tensor(score, dtype=torch.float64)
-        self._progress.step(epoch, round_, next(iter(mine.values()), None), step_bytes)
+        first = next(iter(mine.values()), None)
+        step = Step(epoch, round_, first, step_bytes, self._total_bytes)
+        self._progress.step(step, self._optimizer)
 
     def _no_scores(self) -> Tensor:
         """Of this process's workers in the rounds of an epoch."""
