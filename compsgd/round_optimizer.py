@@ -21,6 +21,7 @@ from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange, InProcessExchange
 from compsgd.flat import FlatLayout, Run
 from compsgd.vote import MAX_WORKERS
+from compsgd.witness import RoundWitness
 
 log = logging.getLogger("compsgd")
 
@@ -34,10 +35,12 @@ class RoundOptimizer(torch.optim.Optimizer):
         exchange: carries the ballots.
         participants: the workers that took part in the last step.
         num_non_finite: how many ballots sat out because a gradient was not finite.
+        witness: who sees the next rounds from the inside, if anybody.
     """
 
     symbol_bits: int
     zeros: bool
+    witness: RoundWitness | None = None
     _kept_attributes: tuple[str, ...] = ("seed", "exchange", "strict", "participants", "_layout")
 
     def __init__(
@@ -199,7 +202,10 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._note_participation(headers)
         electorates = self._electorates(headers)
         if self.participants:
-            self._move(headers, self._combine(electorates, payloads))
+            updates = self._combine(electorates, payloads)
+            if self.witness is not None:
+                updates = self.witness.watch(electorates, payloads, updates)
+            self._move(headers, updates)
         else:
             self._combine_nothing()
         self._end_round()

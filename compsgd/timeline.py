@@ -12,7 +12,8 @@ from compsgd.history import History
 Vector = npt.NDArray[np.float64]
 
 _PER_EPOCH = ("avg_epoch_", "test_", "wire_bytes_", "kernel_bytes_")
-_PER_EVALUATION = "batch_"
+# Metrics that come with the steps after which they were taken, by how their names begin.
+_STEPS_OF = {"batch_": "batch_step_hist", "cosine_": "diagnosis_step_hist"}
 _MEGA = 1e6
 
 
@@ -59,17 +60,19 @@ def _values(history: History, metric: str) -> Vector:
 
 
 def _is_line(name: str, values: Any) -> bool:
-    return name.endswith("_hist") and not name.endswith("_step_hist") and len(values) > 0
+    is_one = name.endswith("_hist") and not name.endswith("_step_hist")
+    return is_one and len(values) > 0 and np.ndim(values) == 1
 
 
 def _steps(history: History, metric: str, count: int, steps_between: int | None) -> Vector:
     """After which step each value was taken."""
     if metric.startswith(_PER_EPOCH):
         return np.arange(1.0, count + 1) * _steps_per_epoch(history)
-    if not metric.startswith(_PER_EVALUATION):
+    step_metric = next((at for start, at in _STEPS_OF.items() if metric.startswith(start)), None)
+    if step_metric is None:
         return np.arange(1.0, count + 1)
-    if "batch_step_hist" in history:
-        return np.asarray(history["batch_step_hist"], dtype=np.float64)
+    if step_metric in history:
+        return np.asarray(history[step_metric], dtype=np.float64)
     if steps_between is None:
         raise CompsgdError(
             f"it does not say after which steps {metric} was taken; give the steps between two "

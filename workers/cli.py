@@ -161,6 +161,9 @@ _OPTIONS = [
     _option("--attack", type=click.Choice(ATTACKS), default="flip",
             help="What they send: the negative of their gradient, a random one, one that is 1 "
             "everywhere (the largest level), or NaN."),
+    _option("--diagnose", type=click.IntRange(min=0), default=0,
+            help="Every so many rounds, record how far the workers agree and how far the vote "
+            "points from the true mean gradient; 0 for never. Not for sgd, which has no ballots."),
     _flag("--tensorboard", default=False,
           help="Also write what TensorBoard shows, into the experiment's tensorboard/."),
 ]  # fmt: skip

@@ -74,6 +74,7 @@ class Options:
     resume: bool
     adversaries: int
     attack: str
+    diagnose: int
     tensorboard: bool
 
     @property
@@ -172,6 +173,11 @@ class Options:
             )
 
     def _check_sweep(self) -> None:
+        if self.diagnose and self.optimizer == "sgd":
+            raise UsageError(
+                "--diagnose compares ballots and their vote with the mean gradient; sgd has no "
+                "ballots and applies the mean itself"
+            )
         if len(set(self.cells())) < len(self.cells()):
             raise UsageError("--lr or --weight_decay names a value twice; each cell runs once")
         if None not in (self.decay_min, self.decay_max) and len(self.weight_decay) > 1:

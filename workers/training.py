@@ -15,6 +15,7 @@ from compsgd.comm.agreement import check_agreement
 from compsgd.comm.process_group import Network
 from compsgd.gradients import FlatGradients
 from compsgd.history import History
+from compsgd.level_optimizer import LevelOptimizer
 from compsgd.randomness import derive_key
 from compsgd.round_optimizer import RoundOptimizer
 from compsgd.workers.attacks import Attack
@@ -22,6 +23,7 @@ from compsgd.workers.buffers import WorkerZeroBuffers
 from compsgd.workers.byte_check import ByteCheck
 from compsgd.workers.checkpoint import Loaded, State
 from compsgd.workers.data import BatchPlan, Dataset
+from compsgd.workers.diagnosis import Diagnosis
 from compsgd.workers.digests import weights_sha256
 from compsgd.workers.evaluation import EvaluationAbandonedError, evaluate, in_worker_order
 from compsgd.workers.failures import InterruptedRunError
@@ -65,6 +67,9 @@ class _Recorder:
     seconds: list[float] = field(default_factory=list)
     compute_seconds: list[float] = field(default_factory=list)
     bytes_sent: list[int] = field(default_factory=list)
+    diagnosis_step: list[int] = field(default_factory=list)
+    cosine: list[float] = field(default_factory=list)
+    agreement: list[list[float]] = field(default_factory=list)
 
     @classmethod
     def restored(cls, state: State) -> "_Recorder":
@@ -84,6 +89,13 @@ class _Recorder:
             "bytes_sent_hist": self.bytes_sent,
             "seconds_hist": self.seconds,
             "compute_seconds_hist": self.compute_seconds,
+        }
+
+    def diagnoses(self) -> History:
+        return {
+            "diagnosis_step_hist": self.diagnosis_step,
+            "cosine_hist": self.cosine,
+            "agreement_hist": np.array(self.agreement),
         }
 
 
@@ -142,6 +154,7 @@ class CellTraining:
         self._recorder = _Recorder()
         self._byte_check = ByteCheck(network) if options.verify_bytes else None
         self._attack = Attack(options)
+        self._diagnosis: Diagnosis | None = None
         self._stopping = stopping
         self._save = save
         self._position = _Position()
@@ -207,6 +220,8 @@ class CellTraining:
 
     def _result(self) -> CellResult:
         history = self._recorder.as_history(getattr(self._optimizer, "bin_counts", []))
+        if self._options.diagnose:
+            history |= self._recorder.diagnoses()
         if self._byte_check is not None:
             history["wire_bytes_sent_hist"] = self._byte_check.ledger_bytes
             history["kernel_bytes_sent_hist"] = self._byte_check.kernel_bytes
@@ -250,17 +265,35 @@ class CellTraining:
         self._stopping.begin_round(
             f"{name}, epoch {epoch + 1}, round {round_ + 1}/{self._plan.num_rounds}"
         )
+        self._diagnosis = self._due_diagnosis()
         began = time.perf_counter()
         mine = self._round(order, round_)
         step_bytes = self._network.ledger.steps[-1].logical.sent_bytes
         self._recorder.seconds.append(time.perf_counter() - began)
         self._recorder.bytes_sent.append(step_bytes)
         self._total_bytes += step_bytes
+        self._record_diagnosis()
         for slot, score in mine.items():
             self._scores[round_, slot] = torch.tensor(score, dtype=torch.float64)
         first = next(iter(mine.values()), None)
         step = Step(epoch, round_, first, step_bytes, self._total_bytes)
         self._progress.step(step, self._optimizer)
+
+    def _due_diagnosis(self) -> Diagnosis | None:
+        """Of the coming round, if it is its turn."""
+        interval = self._options.diagnose
+        if not interval or (self._optimizer.round + 1) % interval:
+            return None
+        assert isinstance(self._optimizer, LevelOptimizer), "the options are checked"
+        return Diagnosis(self._optimizer, self._gradients.buffer, self._network.bookkeeping)
+
+    def _record_diagnosis(self) -> None:
+        finding = None if self._diagnosis is None else self._diagnosis.finding()
+        self._diagnosis = None
+        if finding is not None:
+            self._recorder.diagnosis_step.append(self._optimizer.round)
+            self._recorder.cosine.append(finding.cosine)
+            self._recorder.agreement.append(finding.agreement)
 
     def _no_scores(self) -> Tensor:
         """Of this process's workers in the rounds of an epoch."""
@@ -311,6 +344,8 @@ class CellTraining:
         loss, score = batch_loss(self._model(images), labels)
         loss.backward()
         self._gradients.end()
+        if self._diagnosis is not None:
+            self._diagnosis.note_gradient(worker)
         self._attack.apply(self._gradients.buffer, worker, self._optimizer.round)
         self._buffers.end_forward(worker)
         return score
