@@ -1,5 +1,6 @@
 """Histories and benchmarks to figures."""
 
+from compsgd.plots.agreement import agreement_figure, mean_majority_figure
 from compsgd.plots.benchmark import draw_codec_benchmark
 from compsgd.plots.compression import RatePoint, compression_figure
 from compsgd.plots.curves import Run, average_figure, curves_figure
@@ -11,11 +12,13 @@ __all__ = [
     "PLOT_NAMES",
     "RatePoint",
     "Run",
+    "agreement_figure",
     "average_figure",
     "compression_figure",
     "curves_figure",
     "draw_codec_benchmark",
     "draw_experiment",
+    "mean_majority_figure",
     "save_figure",
     "usages_figure",
 ]

@@ -22,6 +22,7 @@ X_LABELS = {
 # So many points are more than a column of paper can show; beyond, neighbours are averaged.
 _MOST_POINTS = 1000
 _FEW_POINTS = 50
+_NAMES = {"cosine_hist": "cosine of update and mean gradient"}
 _UNITS = {"loss": "nats", "acc": "%"}
 
 
@@ -96,7 +97,7 @@ def average_figure(
         place = np.mean([line_x for line_x, _ in lines], axis=0)
         values = np.stack([y for _, y in lines])
         name = f"{label} (mean of {len(runs)})"
-        _draw_line(axis, i, name, place, values.mean(axis=0))
+        draw_line(axis, i, name, place, values.mean(axis=0))
         style = line_style(i)
         axis.fill_between(
             place, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2,
@@ -110,7 +111,7 @@ def draw_run(
     axis: Axes, index: int, run: Run, metric: str, x: str, steps_between: int | None = None
 ) -> None:
     """The index-th line of an axis; arguments and errors as those of curves_figure."""
-    _draw_line(axis, index, run.label, *_line(run, metric, x, steps_between))
+    draw_line(axis, index, run.label, *_line(run, metric, x, steps_between))
 
 
 def name_axes(
@@ -135,13 +136,16 @@ def _line(run: Run, metric: str, x: str, steps_between: int | None) -> tuple[Vec
 
 def metric_label(metric: str) -> str:
     """A metric in words, with its unit."""
+    if metric in _NAMES:
+        return _NAMES[metric]
     words = metric.removesuffix("_hist").split("_")
     unit = next((_UNITS[word] for word in words if word in _UNITS), None)
     name = " ".join("accuracy" if word == "acc" else word for word in words)
     return name if unit is None else f"{name} ({unit})"
 
 
-def _draw_line(axis: Axes, index: int, label: str, x: Vector, y: Vector) -> None:
+def draw_line(axis: Axes, index: int, label: str, x: Vector, y: Vector) -> None:
+    """The index-th line of an axis, which marks its points if they are few."""
     x, y = _thinned(x), _thinned(y)
     marker = "." if len(x) <= _FEW_POINTS else None
     axis.plot(x, y, label=label, marker=marker, **line_style(index))

@@ -1,4 +1,4 @@
-"""The six figures of every experiment."""
+"""The six figures of every experiment, and two more of a diagnosis."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compsgd.history import Histories
+from compsgd.plots.agreement import agreement_figure, mean_majority_figure
 from compsgd.plots.curves import Run, draw_run, name_axes
+from compsgd.plots.stacks import stack_shares
 from compsgd.plots.style import (
     add_legend,
     grid_shape,
@@ -23,9 +25,6 @@ from compsgd.plots.style import (
 
 Cell = tuple[float, float]
 Labels = Mapping[Cell, str]
-
-_USAGE_COLUMNS = 400
-_MOST_LABELLED = 8
 
 
 class CurvePlot(NamedTuple):
@@ -44,10 +43,13 @@ CURVES = (
     CurvePlot("batch_acc.png", "Training accuracy by step", "batch_acc_hist", "steps"),
     CurvePlot("test_acc_by_bytes.png", "Test accuracy by traffic", "test_acc_hist", "bytes"),
 )
-
+COSINE = CurvePlot("cosine.png", "Direction of the update", "cosine_hist", "steps")
 
 _USAGE_NAME = "bin_usage.png"
-PLOT_NAMES = (*(plot.file_name for plot in CURVES), _USAGE_NAME)
+_AGREEMENT_NAME = "agreement.png"
+PLOT_NAMES = (
+    *(plot.file_name for plot in CURVES), _USAGE_NAME, COSINE.file_name, _AGREEMENT_NAME
+)  # fmt: skip
 
 
 def draw_experiment(
@@ -65,12 +67,17 @@ def draw_experiment(
     Returns:
         the paths of the files.
     """
-    paths = []
-    for plot in CURVES:
-        figure = curve_figure(histories, labels, plot, title, one_axis)
-        paths.append(save_figure(figure, folder / plot.file_name))
-    figure = usage_figure(histories, labels, title, one_axis)
-    return [*paths, save_figure(figure, folder / _USAGE_NAME)]
+    figures = {
+        plot.file_name: curve_figure(histories, labels, plot, title, one_axis) for plot in CURVES
+    }
+    figures[_USAGE_NAME] = usage_figure(histories, labels, title, one_axis)
+    diagnosed = {cell: h for cell, h in histories.items() if len(h.get(COSINE.metric, ()))}
+    if diagnosed:
+        figures[COSINE.file_name] = curve_figure(diagnosed, labels, COSINE, title, one_axis)
+        draw = mean_majority_figure if one_axis else agreement_figure
+        runs = [Run(labels[cell], history) for cell, history in diagnosed.items()]
+        figures[_AGREEMENT_NAME] = draw(runs, title=f"Agreement of the workers\n{title}")
+    return [save_figure(figure, folder / name) for name, figure in figures.items()]
 
 
 @in_paper_style
@@ -83,7 +90,9 @@ def curve_figure(
         name_axes(axis, plot.metric, plot.x)
     for index, (cell, history) in enumerate(histories.items()):
         axis = axes[0] if one_axis else axes[index]
-        draw_run(axis, index if one_axis else 0, Run(labels[cell], history), plot.metric, plot.x)
+        if len(history[plot.metric]):
+            run = Run(labels[cell], history)
+            draw_run(axis, index if one_axis else 0, run, plot.metric, plot.x)
         _name_axis(axis, labels[cell], len(axes))
     _hide_unused(axes, num_axes)
     if one_axis:
@@ -117,38 +126,12 @@ def usage_figure(histories: Histories, labels: Labels, title: str, one_axis: boo
 
 
 def stack_usage(axis: Axes, usage: npt.NDArray[np.int64]) -> None:
-    """Shares of the levels, averaged over neighbouring steps where there are thousands."""
-    num_columns = min(len(usage), _USAGE_COLUMNS)
-    edges = np.linspace(0, len(usage), num_columns + 1).astype(int)
-    summed = np.add.reduceat(usage, edges[:-1], axis=0)
-    shares = 100 * summed / summed.sum(axis=1, keepdims=True)
-    # Each column reaches from its first step to its last.
-    x = np.repeat(edges, 2)[1:-1]
+    """Shares of the levels by step."""
     levels = _levels(usage)
-    axis.stackplot(
-        x,
-        np.repeat(shares, 2, axis=0).T,
-        labels=[_level_label(level, levels[-1]) for level in levels],
-        colors=level_colours(len(levels)),
-        linewidth=0,
-    )
-    axis.set_xlim(0, len(usage))
-    axis.set_ylim(0, 100)
-    axis.set_xlabel("step")
+    labels = [f"{level:+d}" if level else "0" for level in levels]
+    edges = np.arange(len(usage) + 1.0)
+    stack_shares(axis, edges, usage, labels, level_colours(len(levels)))
     axis.set_ylabel("elements (%)")
-
-
-def _level_label(level: int, largest: int) -> str:
-    """Of many levels the legend has room for a few: the ends, the halves and 0."""
-    if largest > _MOST_LABELLED and level not in (
-        -largest,
-        -largest // 2,
-        0,
-        largest // 2,
-        largest,
-    ):
-        return "_nolegend_"
-    return f"{level:+d}" if level else "0"
 
 
 def _mean_usage_figure(

@@ -60,6 +60,12 @@ def level_colours(num_levels: int) -> list[Any]:
     return [colour_map(i / max(1, num_levels - 1)) for i in range(num_levels)]
 
 
+def size_colours(num_sizes: int) -> list[Any]:
+    """From light (smallest) to dark (largest), on which all readers agree."""
+    colour_map = matplotlib.colormaps["cividis_r"]
+    return [colour_map(i / max(1, num_sizes - 1)) for i in range(num_sizes)]
+
+
 def new_figure(rows: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
     """A titled figure and its axes, row by row: alone as wide as a column of paper, several at most
     as wide as its text."""

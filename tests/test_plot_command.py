@@ -152,7 +152,7 @@ def test_list_says_what_a_file_holds(logs):
     rows = [line.split() for line in result.output.splitlines()]
     assert rows[0] == ["seed_1"]
     assert ["0.1,1", "batch_acc_hist", "3", "30"] in rows
-    assert ["0.2,0.7", "bin_usage", "6", "9", "levels"] in rows
+    assert ["0.2,0.7", "bin_usage", "6", "9", "columns"] in rows
 
 
 @pytest.mark.parametrize(

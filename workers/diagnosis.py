@@ -31,6 +31,11 @@ class Finding(NamedTuple):
     cosine: float
     agreement: list[float]
 
+    @property
+    def mean_majority(self) -> float:
+        """The mean size of a majority, in ballots."""
+        return sum(size * share for size, share in enumerate(self.agreement, start=1))
+
 
 class Diagnosis:
     """Of one round; all processes take it together. It changes nothing."""

@@ -229,6 +229,19 @@ def usages(files: tuple[str, ...], log_dir: Path, keys: tuple[Key, ...], labels:
     _save(usages_figure(_runs(_labels(chosen, labels), chosen), title=title), out)
 
 
+@plot.command("agreement", cls=SpreadingCommand, context_settings=_SETTINGS)
+@_with(_FILES, _LOG_DIR, _KEY, _LABEL, _TITLE, _OUT)
+def agreement(files: tuple[str, ...], log_dir: Path, keys: tuple[Key, ...],
+              labels: tuple[str, ...], title: str, out: Path) -> None:  # fmt: skip
+    """Shares of the elements by the size of the workers' majority, as --diagnose has recorded
+    them, over the steps, stacked, an axis for each cell of each of FILES."""
+    from compsgd.plots import agreement_figure
+
+    out = _out(out)
+    chosen = choose(read_all(find_files(files, log_dir)), keys)
+    _save(agreement_figure(_runs(_labels(chosen, labels), chosen), title=title), out)
+
+
 @plot.command("list", cls=SpreadingCommand, context_settings=_SETTINGS)
 @_with(_FILES, _LOG_DIR)
 def list_(files: tuple[str, ...], log_dir: Path) -> None:
@@ -246,4 +259,4 @@ def list_(files: tuple[str, ...], log_dir: Path) -> None:
 def _last(values: Any) -> str:
     if not len(values):
         return "-"
-    return f"{values[-1]:,.4g}" if getattr(values, "ndim", 1) == 1 else f"{len(values[-1])} levels"
+    return f"{values[-1]:,.4g}" if getattr(values, "ndim", 1) == 1 else f"{len(values[-1])} columns"

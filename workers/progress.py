@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import click
 
 from compsgd.round_optimizer import RoundOptimizer
+from compsgd.workers.diagnosis import Finding
 from compsgd.workers.options import Cell
 from compsgd.workers.scores import BatchScore, Score
 
@@ -24,6 +25,7 @@ class Step(NamedTuple):
         score: of the batch of this process's first worker; None where it had none.
         num_bytes: that worker 0 sent for gradients.
         total_bytes: the same of all steps so far.
+        finding: where a diagnosis was due.
     """
 
     epoch: int
@@ -31,6 +33,7 @@ class Step(NamedTuple):
     score: BatchScore | None
     num_bytes: int
     total_bytes: int
+    finding: Finding | None
 
 
 class Progress(Protocol):

@@ -28,8 +28,8 @@ class TensorBoard:
     """One cell of a sweep, in a folder of its own, which TensorBoard takes for a run.
 
     Per step: loss and accuracy of the first worker's batch here, gradient bytes, how many workers
-    took part. Per epoch: loss and accuracy on both splits, the range, and the bin usage of the
-    epoch's updates.
+    took part, and what --diagnose has found. Per epoch: loss and accuracy on both splits, the
+    range, and the bin usage of the epoch's updates.
     """
 
     def __init__(self, folder: Path, num_rounds: int) -> None:
@@ -67,6 +67,10 @@ class TensorBoard:
             writer.add_scalar("bytes_sent/step", step.num_bytes, optimizer.round)
             writer.add_scalar("bytes_sent/total", step.total_bytes, optimizer.round)
             writer.add_scalar("workers/taking_part", len(optimizer.participants), optimizer.round)
+            if step.finding is not None:
+                writer.add_scalar("diagnosis/cosine", step.finding.cosine, optimizer.round)
+                majority = step.finding.mean_majority
+                writer.add_scalar("diagnosis/mean_majority", majority, optimizer.round)
 
     def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
         scalars = {f"loss/{name}": score.loss for name, score in (("train", train), ("test", test))}

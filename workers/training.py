@@ -23,7 +23,7 @@ from compsgd.workers.buffers import WorkerZeroBuffers
 from compsgd.workers.byte_check import ByteCheck
 from compsgd.workers.checkpoint import Loaded, State
 from compsgd.workers.data import BatchPlan, Dataset
-from compsgd.workers.diagnosis import Diagnosis
+from compsgd.workers.diagnosis import Diagnosis, Finding
 from compsgd.workers.digests import weights_sha256
 from compsgd.workers.evaluation import EvaluationAbandonedError, evaluate, in_worker_order
 from compsgd.workers.failures import InterruptedRunError
@@ -272,11 +272,11 @@ class CellTraining:
         self._recorder.seconds.append(time.perf_counter() - began)
         self._recorder.bytes_sent.append(step_bytes)
         self._total_bytes += step_bytes
-        self._record_diagnosis()
+        finding = self._record_diagnosis()
         for slot, score in mine.items():
             self._scores[round_, slot] = torch.tensor(score, dtype=torch.float64)
         first = next(iter(mine.values()), None)
-        step = Step(epoch, round_, first, step_bytes, self._total_bytes)
+        step = Step(epoch, round_, first, step_bytes, self._total_bytes, finding)
         self._progress.step(step, self._optimizer)
 
     def _due_diagnosis(self) -> Diagnosis | None:
@@ -287,13 +287,14 @@ class CellTraining:
         assert isinstance(self._optimizer, LevelOptimizer), "the options are checked"
         return Diagnosis(self._optimizer, self._gradients.buffer, self._network.bookkeeping)
 
-    def _record_diagnosis(self) -> None:
+    def _record_diagnosis(self) -> Finding | None:
         finding = None if self._diagnosis is None else self._diagnosis.finding()
         self._diagnosis = None
         if finding is not None:
             self._recorder.diagnosis_step.append(self._optimizer.round)
             self._recorder.cosine.append(finding.cosine)
             self._recorder.agreement.append(finding.agreement)
+        return finding
 
     def _no_scores(self) -> Tensor:
         """Of this process's workers in the rounds of an epoch."""

@@ -1,0 +1,85 @@
+"""How far the workers agree, over the steps (`--diagnose`)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from compsgd.errors import CompsgdError
+from compsgd.plots.curves import Run, draw_line
+from compsgd.plots.stacks import stack_shares
+from compsgd.plots.style import add_legend, grid_shape, in_paper_style, new_figure, size_colours
+
+
+@in_paper_style
+def agreement_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
+    """The shares of elements by the size of the majority among their ballots, stacked over the
+    steps, an axis a run.
+
+    Args:
+        runs: of as many workers each, with a diagnosis.
+        title: above all.
+
+    Raises:
+        CompsgdError: a run without a diagnosis, or runs of different numbers of workers.
+    """
+    shares = [_shares(run) for run in runs]
+    num_workers = {one.shape[1] for one in shares}
+    if len(num_workers) > 1:
+        raise CompsgdError(
+            f"the runs have {' and '.join(map(str, sorted(num_workers)))} workers; one legend "
+            "needs the same for all"
+        )
+    # No majority is smaller than half of the ballots, where all vote and zeros are broken.
+    smallest = min(int(np.flatnonzero(one.any(axis=0))[0]) for one in shares)
+    figure, axes = new_figure(*grid_shape(len(runs)), title)
+    for axis, run, one in zip(axes, runs, shares, strict=False):
+        _stack(axis, run, one, smallest)
+        if len(runs) > 1:
+            axis.set_title(run.label)
+    for axis in axes[len(runs) :]:
+        axis.set_axis_off()
+    add_legend(figure, axes)
+    return figure
+
+
+@in_paper_style
+def mean_majority_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
+    """The mean size of the majority over the steps, a line a run: what fits into one axis.
+
+    Args, Raises: as agreement_figure; the numbers of workers may differ.
+    """
+    figure, (axis,) = new_figure(1, 1, title)
+    for i, run in enumerate(runs):
+        shares = _shares(run)
+        sizes = shares @ np.arange(1.0, shares.shape[1] + 1)
+        draw_line(axis, i, run.label, _steps(run), sizes)
+    axis.set_xlabel("step")
+    axis.set_ylabel("mean majority (ballots of an element)")
+    axis.grid(alpha=0.3)
+    add_legend(figure, [axis])
+    return figure
+
+
+def _stack(axis: Axes, run: Run, shares: npt.NDArray[np.float64], smallest: int) -> None:
+    """Args: smallest: index of the first share that is drawn."""
+    sizes = range(smallest + 1, shares.shape[1] + 1)
+    # A diagnosis stands for the steps since the one before.
+    edges = np.concatenate([[0.0], _steps(run)])
+    labels = [f"majority of {size}" for size in sizes]
+    stack_shares(axis, edges, shares[:, smallest:], labels, size_colours(len(sizes)))
+    axis.set_ylabel("elements by majority (%)")
+
+
+def _shares(run: Run) -> npt.NDArray[np.float64]:
+    """Shape (diagnoses, workers)."""
+    found = np.asarray(run.history.get("agreement_hist", ()), dtype=np.float64)
+    if found.ndim != 2 or not len(found):
+        raise CompsgdError(f"{run.label}: agreement was not recorded (--diagnose records it)")
+    return found
+
+
+def _steps(run: Run) -> npt.NDArray[np.float64]:
+    return np.asarray(run.history["diagnosis_step_hist"], dtype=np.float64)
