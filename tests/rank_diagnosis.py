@@ -8,10 +8,17 @@ from pathlib import Path
 import torch.distributed as dist
 from diagnosing import cases, findings
 
-if __name__ == "__main__":
+
+def main(path):
     logging.getLogger("compsgd").setLevel(logging.ERROR)
     dist.init_process_group("gloo")
+    # A group that outlived this function would, once in a while, end the interpreter by a signal.
     group = dist.new_group()
-    results = [findings(case, group) for case in cases()]
-    Path(sys.argv[1]).joinpath(f"{dist.get_rank()}.json").write_text(json.dumps(results))
+    path.joinpath(f"{dist.get_rank()}.json").write_text(
+        json.dumps([findings(case, group) for case in cases()])
+    )
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

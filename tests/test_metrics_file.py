@@ -15,6 +15,9 @@ def test_every_value_with_its_step(tmp_path):
         "bytes_sent_hist": [7, 8, 9, 10],
         "bin_usage": np.ones((4, 9)),
         "test_acc_hist": [],
+        "diagnosis_step_hist": [2, 4],
+        "cosine_hist": [0.5, 0.25],
+        "agreement_hist": np.array([[0.0, 1.0], [0.0, 1.0]]),
     }
     path = tmp_path / "metrics.csv"
     write_metrics(path, {(0.1, 1.0): history})
@@ -29,4 +32,5 @@ def test_every_value_with_its_step(tmp_path):
         "avg_epoch_loss_hist": [(2, 2.0), (4, 1 / 3)],
         "batch_acc_hist": [(1, 10.0), (3, 20.0)],
         "bytes_sent_hist": [(1, 7), (2, 8), (3, 9), (4, 10)],
+        "cosine_hist": [(2, 0.5), (4, 0.25)],
     }

@@ -22,6 +22,9 @@ def history(shift=0.0):
         "test_acc_hist": [55.0, 65.0],
         "bytes_sent_hist": [1_000_000] * STEPS,
         "seconds_hist": [0.5] * STEPS,
+        "diagnosis_step_hist": [3, 6],
+        "cosine_hist": [0.5 + shift / 10, 0.25],
+        "agreement_hist": np.array([[0.0, 0.4, 0.6], [0.0, 0.2, 0.8]]),
     }
 
 
@@ -47,6 +50,8 @@ def points(figure, index=0):
         ("test_acc_hist", "epochs", [1, 2]),
         ("test_acc_hist", "bytes", [3, 6]),
         ("bytes_sent_hist", "steps", [1, 2, 3, 4, 5, 6]),
+        ("cosine_hist", "steps", [3, 6]),
+        ("cosine_hist", "bytes", [3, 6]),
     ],
 )
 def test_each_metric_over_each_x(metric, x, places):
@@ -136,6 +141,7 @@ def run(logs, *arguments):
         ["curves", "seed_1", "seed_2", "--metric", "batch_acc_hist", "--key", "0.1,1"],
         ["average", "seed_*", "--metric", "test_acc_hist", "--x", "bytes"],
         ["usages", "seed_1", "--key", "0.2,0.7"],
+        ["agreement", "seed_1", "seed_2"],
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -153,6 +159,7 @@ def test_list_says_what_a_file_holds(logs):
     assert rows[0] == ["seed_1"]
     assert ["0.1,1", "batch_acc_hist", "3", "30"] in rows
     assert ["0.2,0.7", "bin_usage", "6", "9", "columns"] in rows
+    assert ["0.2,0.7", "agreement_hist", "2", "3", "columns"] in rows
 
 
 @pytest.mark.parametrize(

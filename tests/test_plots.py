@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 
-from compsgd.plots import RatePoint, compression_figure
+from compsgd.errors import CompsgdError
+from compsgd.plots import RatePoint, Run, agreement_figure, compression_figure, mean_majority_figure
 from compsgd.plots.curves import X_LABELS, metric_label
-from compsgd.plots.experiment import CURVES, curve_figure, draw_experiment, usage_figure
+from compsgd.plots.experiment import (
+    COSINE,
+    CURVES,
+    PLOT_NAMES,
+    curve_figure,
+    draw_experiment,
+    usage_figure,
+)
 
 EPOCHS, STEPS = 2, 6
 
@@ -129,3 +137,102 @@ def test_compression_rates_against_accuracy():
     assert (figure.get_suptitle(), axis.get_ylabel()) == ("Rates", "accuracy")
     assert axis.get_xscale() == "log"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
+
+
+AGREEMENT = np.array([[0.0, 0.5, 0.3, 0.2], [0.0, 0.1, 0.3, 0.6], [0.0, 0.0, 0.0, 1.0]])
+
+
+def diagnosed(shares=AGREEMENT):
+    steps = [10 * i for i in range(1, len(shares) + 1)]
+    cosines = np.linspace(0.9, 0.7, len(shares)).tolist()
+    return history() | {
+        "diagnosis_step_hist": steps, "cosine_hist": cosines, "agreement_hist": shares
+    }  # fmt: skip
+
+
+def test_agreement_is_stacked_by_the_size_of_the_majority():
+    figure = agreement_figure([Run("a", diagnosed()), Run("b", diagnosed())], title="t")
+    shown = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in shown] == ["a", "b"]
+    for axis in shown:
+        # Half of the four ballots at least; a diagnosis stands for the steps before it.
+        bands = [band.get_paths()[0].vertices for band in axis.collections]
+        assert len(bands) == 3
+        for band, bounds in zip(bands, ([0, 50], [50, 80], [80, 100]), strict=True):
+            first = band[band[:, 0] == 0]
+            assert sorted({round(y, 9) for y in first[:, 1]}) == bounds
+        assert (axis.get_xlim(), axis.get_ylim()) == ((0, 30), (0, 100))
+        assert (axis.get_xlabel(), axis.get_ylabel()) == ("step", "elements by majority (%)")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "majority of 2", "majority of 3", "majority of 4"
+    ]  # fmt: skip
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().y1 <= min(a.get_tightbbox().y0 for a in shown)
+
+
+def test_agreement_in_one_axis_is_the_mean_majority():
+    figure = mean_majority_figure([Run("a", diagnosed()), Run("b", diagnosed(AGREEMENT[:1]))])
+    (axis,) = figure.axes
+    assert [line.get_label() for line in axis.lines] == ["a", "b"]
+    assert axis.lines[0].get_xdata().tolist() == [10, 20, 30]
+    assert axis.lines[0].get_ydata() == pytest.approx([2.7, 3.5, 4.0])
+    assert axis.get_ylabel() == "mean majority (ballots of an element)"
+
+
+def test_thousands_of_diagnoses_of_many_workers():
+    many = np.tile(np.eye(64)[31:].mean(axis=0), (10_001, 1))
+    figure = agreement_figure([Run("a", diagnosed(many))])
+    (axis,) = figure.axes
+    assert len(axis.collections) == 33
+    assert len(axis.collections[0].get_paths()[0].vertices) < 2000
+    assert axis.get_xlim() == (0, 100_010)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [f"majority of {size}" for size in (32, 40, 48, 56, 64)]
+
+
+@pytest.mark.parametrize("draw", [agreement_figure, mean_majority_figure])
+def test_agreement_that_was_not_recorded(draw):
+    for empty in (history(), diagnosed(np.empty((0, 4))), diagnosed(np.empty(0))):
+        with pytest.raises(CompsgdError, match="b: agreement was not recorded"):
+            draw([Run("a", diagnosed()), Run("b", empty)])
+
+
+def test_agreement_of_different_numbers_of_workers():
+    wide = diagnosed(np.tile([0, 0, 0, 0, 0.5, 0.5], (2, 1)))
+    with pytest.raises(CompsgdError, match="4 and 6 workers"):
+        agreement_figure([Run("a", diagnosed()), Run("b", wide)])
+
+
+def test_the_direction_of_the_update():
+    figure = curve_figure({(0.1, 1.0): diagnosed()}, LABELS, COSINE, "run", one_axis=True)
+    (axis,) = figure.axes
+    assert axis.lines[0].get_xdata().tolist() == [10, 20, 30]
+    assert axis.lines[0].get_ydata() == pytest.approx([0.9, 0.8, 0.7])
+    assert axis.get_ylabel() == "cosine of update and mean gradient"
+
+
+@pytest.mark.parametrize("one_axis", [True, False])
+def test_a_diagnosis_adds_two_figures(tmp_path, one_axis):
+    cells = {(0.1, 1.0): diagnosed(), (0.2, 1.0): diagnosed()}
+    paths = draw_experiment(cells, LABELS, tmp_path, title="run", one_axis=one_axis)
+    assert sorted(path.name for path in paths) == sorted(PLOT_NAMES)
+    assert sorted(paths) == sorted(tmp_path.iterdir())
+
+
+def test_a_curve_of_thousands_of_steps_is_thinned():
+    long = history() | {
+        "batch_loss_hist": list(range(5000)), "batch_step_hist": list(range(1, 5001))
+    }  # fmt: skip
+    plot = next(plot for plot in CURVES if plot.file_name == "batch_loss.png")
+    figure = curve_figure({(0.1, 1.0): long}, LABELS, plot, "run", one_axis=False)
+    (line,) = figure.axes[0].lines
+    assert len(line.get_xdata()) == 1000
+    assert line.get_xdata()[0] == pytest.approx(3.0)
+
+
+def test_a_curve_without_values_is_an_empty_axis():
+    plot = next(plot for plot in CURVES if plot.file_name == "batch_loss.png")
+    empty = history() | {"batch_loss_hist": [], "batch_step_hist": []}
+    figure = curve_figure({(0.1, 1.0): empty}, LABELS, plot, "run", one_axis=True)
+    assert not figure.axes[0].lines

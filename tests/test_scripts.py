@@ -1,5 +1,6 @@
 """The scripts, on small settings, as a user runs them."""
 
+import re
 import sys
 
 import pytest
@@ -65,3 +66,18 @@ def test_accuracy_through_the_hook():
     rows = finished.stdout.partition("\n---")[2].splitlines()[1:]
     assert len(rows) == 6
     assert all(float(row.split()[-1]) > 70 for row in rows)
+
+
+@pytest.mark.heavy
+def test_pictures_of_the_readme(tmp_path):
+    finished = run_command(
+        sys.executable, str(SCRIPTS / "readme_pictures.py"), "--out", str(tmp_path / "new"),
+        "--epochs", "1", "--size", "3000", "--compile", "off",
+    )  # fmt: skip
+    assert finished.exit_code == 0, finished.stderr
+    drawn = {path.name: path for path in (tmp_path / "new").iterdir()}
+    assert set(finished.stdout.splitlines()) == set(map(str, drawn.values()))
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn.values())
+    # All that the README shows, and nothing else lies beside them.
+    shown = set(re.findall(r"\]\(scripts/pictures/(.*?)\)", (ROOT / "README.md").read_text()))
+    assert set(drawn) == shown == {path.name for path in (SCRIPTS / "pictures").iterdir()}

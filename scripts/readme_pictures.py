@@ -1,0 +1,72 @@
+"""The pictures of the README: one of the plots of its first run, and the time of the codec.
+
+python scripts/readme_pictures.py                     all of them, anew
+python scripts/readme_pictures.py --picture codec     what depends on the machine
+"""
+
+import contextlib
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from compsgd.workers.bench import bench
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ("first_run", "codec")
+
+
+@click.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+              default=ROOT / "scripts" / "pictures", help="Folder of the pictures.")  # fmt: skip
+@click.option("--picture", "names", type=click.Choice(NAMES), multiple=True, default=NAMES)
+@click.option("--epochs", type=click.IntRange(min=1), default=40, help="Of the first run.")
+@click.option("--size", "sizes", type=click.IntRange(min=1), multiple=True,
+              default=[10**5, 10**6, 10**7], help="Elements that the codec gets.")  # fmt: skip
+@click.option("--compile", "compile_", type=click.Choice(("on", "off")), default="on",
+              help="Of the codec.")  # fmt: skip
+def main(
+    out: Path, names: tuple[str, ...], epochs: int, sizes: tuple[int, ...], compile_: str
+) -> None:
+    """Writes the README's pictures; the defaults are those of the README."""
+    out.mkdir(parents=True, exist_ok=True)
+    draw: dict[str, Callable[[Path], None]] = {
+        "first_run": lambda path: draw_first_run(path, epochs),
+        "codec": lambda path: draw_codec(path, sizes, compile_),
+    }
+    for name in names:
+        path = out / f"{name}.png"
+        draw[name](path)
+        click.echo(path)
+
+
+def draw_first_run(path: Path, epochs: int) -> None:
+    """Test accuracy against bytes sent, as the first command of the README leaves it behind."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = ["--epochs", str(epochs), "--log_dir", folder, "--exp_name", "first_run"]
+        finished = subprocess.run(
+            [*torchrun, "--nproc_per_node", "4", str(ROOT / "launch.py"), *settings],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if finished.returncode:
+            raise click.ClickException(f"torchrun failed:\n{finished.stdout}{finished.stderr}")
+        shutil.copyfile(Path(folder) / "first_run" / "test_acc_by_bytes.png", path)
+
+
+def draw_codec(path: Path, sizes: tuple[int, ...], compile_: str) -> None:
+    """The codec with 3 bits, as `compsgd bench codec` measures it."""
+    settings = ["--num_bits", "3", "--compile", compile_, "--sizes", *map(str, sizes)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        bench.main(["codec", *settings, "--picture", str(path)], standalone_mode=False)
+
+
+if __name__ == "__main__":
+    main()
