@@ -227,8 +227,8 @@ def test_the_folder_of_an_experiment(experiment):
     path, output = experiment
     assert sorted(entry.name for entry in path.iterdir()) == [
         "avg_epoch_acc.png", "avg_epoch_loss.png", "batch_acc.png", "batch_loss.png",
-        "bin_usage.png", "config.json", "histories.pkl", "result.json", "test_acc_by_bytes.png",
-        "weights",
+        "bin_usage.png", "config.json", "histories.pkl", "metrics.csv", "result.json",
+        "test_acc_by_bytes.png", "weights",
     ]  # fmt: skip
     for plot in path.glob("*.png"):
         assert plot.read_bytes().startswith(b"\x89PNG")
