@@ -70,7 +70,7 @@ def _stack(axis: Axes, run: Run, shares: npt.NDArray[np.float64], smallest: int)
     edges = np.concatenate([[0.0], _steps(run)])
     labels = [f"majority of {size}" for size in sizes]
     stack_shares(axis, edges, shares[:, smallest:], labels, size_colours(len(sizes)))
-    axis.set_ylabel("elements by majority (%)")
+    axis.set_ylabel("elements (%)")
 
 
 def _shares(run: Run) -> npt.NDArray[np.float64]:

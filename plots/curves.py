@@ -22,7 +22,7 @@ X_LABELS = {
 # So many points are more than a column of paper can show; beyond, neighbours are averaged.
 _MOST_POINTS = 1000
 _FEW_POINTS = 50
-_NAMES = {"cosine_hist": "cosine of update and mean gradient"}
+_NAMES = {"cosine_hist": "cosine to the mean gradient"}
 _UNITS = {"loss": "nats", "acc": "%"}
 
 
@@ -124,7 +124,7 @@ def name_axes(
     axis.set_ylabel(metric_label(metric) if y_label is None else y_label)
     axis.grid(alpha=0.3)
     if x in ("steps", "epochs"):
-        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
 
 
 def _line(run: Run, metric: str, x: str, steps_between: int | None) -> tuple[Vector, Vector]:

@@ -153,6 +153,15 @@ def test_commands_write_figures(logs, arguments, ending):
     assert out.read_bytes().startswith(head)
 
 
+def test_a_pattern_takes_histories_only(logs, monkeypatch):
+    monkeypatch.chdir(logs)
+    (logs / "seed_1.png").write_bytes(b"no pickle")
+    result = run(logs, "curves", "seed_1*", "--metric", "batch_acc_hist", "--out", "x.png")
+    assert (result.exit_code, result.output) == (0, "x.png\n")
+    result = run(logs, "list", "seed_1.png")
+    assert isinstance(result.exception, CompsgdError)
+
+
 def test_list_says_what_a_file_holds(logs):
     result = run(logs, "list", str(logs / "seed_1" / "histories.pkl"))
     rows = [line.split() for line in result.output.splitlines()]
@@ -171,9 +180,10 @@ def test_list_says_what_a_file_holds(logs):
         (["seed_1", "--out", "x.png", "--key", "3"], "'3' is not LR,DECAY, as in 0.0001,0.7"),
         (["seed_1", "--out", "x.png", "--key", "3,1"], "--key 3,1: there are 0.1,1, 0.2,0.7"),
         (["seed_1", "--out", "x.png", "--label", "a"], "1 --label for 2 lines"),
+        (["seed_1", "--out", "x.png", "--metric", "speed"], "there is no metric speed; there are"),
     ],
 )
 def test_mistakes_are_told_in_a_line(logs, arguments, message):
-    result = run(logs, "curves", *arguments, "--metric", "batch_acc_hist")
+    result = run(logs, "curves", "--metric", "batch_acc_hist", *arguments)
     assert result.exit_code == 2
     assert message in result.output

@@ -162,7 +162,7 @@ def test_agreement_is_stacked_by_the_size_of_the_majority():
             first = band[band[:, 0] == 0]
             assert sorted({round(y, 9) for y in first[:, 1]}) == bounds
         assert (axis.get_xlim(), axis.get_ylim()) == ((0, 30), (0, 100))
-        assert (axis.get_xlabel(), axis.get_ylabel()) == ("step", "elements by majority (%)")
+        assert (axis.get_xlabel(), axis.get_ylabel()) == ("step", "elements (%)")
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         "majority of 2", "majority of 3", "majority of 4"
@@ -209,7 +209,7 @@ def test_the_direction_of_the_update():
     (axis,) = figure.axes
     assert axis.lines[0].get_xdata().tolist() == [10, 20, 30]
     assert axis.lines[0].get_ydata() == pytest.approx([0.9, 0.8, 0.7])
-    assert axis.get_ylabel() == "cosine of update and mean gradient"
+    assert axis.get_ylabel() == "cosine to the mean gradient"
 
 
 @pytest.mark.parametrize("one_axis", [True, False])

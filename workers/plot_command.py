@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from compsgd.errors import CompsgdError
 from compsgd.history import Histories, read_histories
 from compsgd.workers.failures import UsageError
 from compsgd.workers.spreading import SpreadingCommand, normalise
@@ -129,13 +130,38 @@ def _runs(labels: Sequence[str], chosen: Sequence[tuple[str, Key, Any]]) -> list
     return [Run(label, history) for label, (_, _, history) in zip(labels, chosen, strict=True)]
 
 
-def _save(figure: Any, path: Path) -> None:
+def _draw(path: Path, figure_of: Callable[..., Any], *args: Any, **settings: Any) -> None:
+    """Saves figure_of(*args, **settings).
+
+    Raises:
+        UsageError: the files do not hold what is asked for.
+    """
     from compsgd.plots import save_figure
 
+    try:
+        figure = figure_of(*args, **settings)
+    except CompsgdError as error:
+        raise UsageError(str(error)) from error
     try:
         click.echo(save_figure(figure, path))
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from error
+
+
+def _draw_cells(
+    figure_of: Callable[..., Any],
+    *,
+    files: Sequence[str],
+    log_dir: Path,
+    keys: Sequence[Key],
+    labels: Sequence[str],
+    out: Path,
+    **settings: Any,
+) -> None:
+    """A figure of the cells that are asked for."""
+    out = _out(out)
+    chosen = choose(read_all(find_files(files, log_dir)), keys)
+    _draw(out, figure_of, _runs(_labels(chosen, labels), chosen), **settings)
 
 
 _FILES = click.argument("files", nargs=-1, required=True)
@@ -188,15 +214,11 @@ def plot() -> None:
 
 @plot.command("curves", cls=SpreadingCommand, context_settings=_SETTINGS)
 @_with(_FILES, _LOG_DIR, _KEY, _LABEL, _TITLE, _OUT, *_LINE_OPTIONS)
-def curves(files: tuple[str, ...], log_dir: Path, keys: tuple[Key, ...], labels: tuple[str, ...],
-           title: str, out: Path, metric: str, **settings: Any) -> None:  # fmt: skip
+def curves(**asked: Any) -> None:
     """A line for each cell of each of FILES: paths, experiment names, or patterns of them."""
     from compsgd.plots import curves_figure
 
-    out = _out(out)
-    chosen = choose(read_all(find_files(files, log_dir)), keys)
-    runs = _runs(_labels(chosen, labels), chosen)
-    _save(curves_figure(runs, metric, title=title, **settings), out)
+    _draw_cells(curves_figure, **asked)
 
 
 @plot.command("average", cls=SpreadingCommand, context_settings=_SETTINGS)
@@ -214,32 +236,26 @@ def average(files: tuple[str, ...], log_dir: Path, keys: tuple[Key, ...], labels
         raise UsageError(f"{len(labels)} --label for {len(by_key)} lines; give one for each")
     names = labels or [f"lr {lr:g}, decay {decay:g}" for lr, decay in by_key]
     groups = list(zip(names, by_key.values(), strict=True))
-    _save(average_figure(groups, metric, title=title, **settings), out)
+    _draw(out, average_figure, groups, metric, title=title, **settings)
 
 
 @plot.command("usages", cls=SpreadingCommand, context_settings=_SETTINGS)
 @_with(_FILES, _LOG_DIR, _KEY, _LABEL, _TITLE, _OUT)
-def usages(files: tuple[str, ...], log_dir: Path, keys: tuple[Key, ...], labels: tuple[str, ...],
-           title: str, out: Path) -> None:  # fmt: skip
+def usages(**asked: Any) -> None:
     """Shares of the levels over the steps, stacked, an axis for each cell of each of FILES."""
     from compsgd.plots import usages_figure
 
-    out = _out(out)
-    chosen = choose(read_all(find_files(files, log_dir)), keys)
-    _save(usages_figure(_runs(_labels(chosen, labels), chosen), title=title), out)
+    _draw_cells(usages_figure, **asked)
 
 
 @plot.command("agreement", cls=SpreadingCommand, context_settings=_SETTINGS)
 @_with(_FILES, _LOG_DIR, _KEY, _LABEL, _TITLE, _OUT)
-def agreement(files: tuple[str, ...], log_dir: Path, keys: tuple[Key, ...],
-              labels: tuple[str, ...], title: str, out: Path) -> None:  # fmt: skip
+def agreement(**asked: Any) -> None:
     """Shares of the elements by the size of the workers' majority, as --diagnose has recorded
     them, over the steps, stacked, an axis for each cell of each of FILES."""
     from compsgd.plots import agreement_figure
 
-    out = _out(out)
-    chosen = choose(read_all(find_files(files, log_dir)), keys)
-    _save(agreement_figure(_runs(_labels(chosen, labels), chosen), title=title), out)
+    _draw_cells(agreement_figure, **asked)
 
 
 @plot.command("list", cls=SpreadingCommand, context_settings=_SETTINGS)
