@@ -34,12 +34,15 @@ def compression_figure(
         accuracies = [point.accuracy for point in points]
         axis.plot(rates, accuracies, label=name, marker="o", **line_style(i))
     for label, rate, accuracy in _highest_by_label(lines):
+        # Slanted: the rates of many bits lie close together.
         axis.annotate(
-            label, (rate, accuracy), xytext=(0, 5), textcoords="offset points", ha="center",
+            label, (rate, accuracy), xytext=(0, 3), textcoords="offset points", rotation=60,
+            fontsize="x-small",
         )  # fmt: skip
+    axis.margins(x=0.1, y=0.2)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}x")
-    axis.set_xlabel("compression rate (uncompressed bytes / compressed bytes)")
+    axis.set_xlabel("compression rate")
     axis.set_ylabel(y_label)
     axis.grid(alpha=0.3)
     add_legend(figure, [axis])

@@ -30,7 +30,8 @@ def _curves(family: Family, found: Found) -> Figure:
         [Run(cell.label, in_blocks(read_history(folders[0]))) for cell, folders in found],
         "batch_acc_hist",
         title=family.title,
-        y_label=f"training accuracy (%), means of {_BLOCK_STEPS} steps",
+        x_label=f"step (means of {_BLOCK_STEPS})",
+        y_label="training accuracy (%)",
     )
 
 
