@@ -205,7 +205,7 @@ def test_curves_are_means_of_a_hundred_steps(tmp_path):
     assert line.get_label() == "cell 0"
     assert line.get_xdata().tolist() == [100, 200]
     assert line.get_ydata().tolist() == [50, 60]
-    assert axis.get_title() == "Title"
+    assert axis.figure.get_suptitle() == "Title"
     assert "training accuracy (%)" in axis.get_ylabel()
 
 
@@ -279,8 +279,8 @@ def test_all_families_on_small_settings(tmp_path):
 @pytest.mark.heavy
 def test_a_terminated_script_goes_on_where_it_was(tmp_path):
     script = [sys.executable, "-W", "ignore", str(SCRIPTS / "many_bits.py"), "--grid", "first",
-              "--dataset", "digits", "--epochs", "40", "--out", str(tmp_path)]  # fmt: skip
-    place = laboratory(tmp_path, epochs=40)
+              "--dataset", "digits", "--epochs", "20", "--out", str(tmp_path)]  # fmt: skip
+    place = laboratory(tmp_path, epochs=20)
     log = place.log(place.adapted(many_bits.FAMILIES[0].cells[0].training))
     with started_command(*script) as process:
         while not (log.exists() and "epoch 2:" in log.read_text()):
