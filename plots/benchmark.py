@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from compsgd.plots.style import (
     add_legend,
@@ -55,10 +56,13 @@ def _draw_panel(axis: Axes, records: Sequence[Record], panel: Any) -> None:
     axis.axhspan(min(limits), max(limits), color="0.85", label="traffic-only limit", zorder=0)
     axis.set_xscale("log")
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.set_title("encode" if panel == "encode" else f"vote on {panel}")
     axis.set_xlabel("elements")
     axis.set_ylabel("float32 copies")
-    axis.grid(visible=True, which="both", alpha=0.3)
+    axis.grid(alpha=0.3)
 
 
 def _label(record: Record) -> str:
