@@ -6,7 +6,7 @@ from compsgd.plots.compression import RatePoint, compression_figure
 from compsgd.plots.curves import Run, average_figure, curves_figure
 from compsgd.plots.experiment import PLOT_NAMES, draw_experiment
 from compsgd.plots.style import save_figure
-from compsgd.plots.usages import usages_figure
+from compsgd.plots.usages import mean_usage_figure, usages_figure
 
 __all__ = [
     "PLOT_NAMES",
@@ -19,6 +19,7 @@ __all__ = [
     "draw_codec_benchmark",
     "draw_experiment",
     "mean_majority_figure",
+    "mean_usage_figure",
     "save_figure",
     "usages_figure",
 ]

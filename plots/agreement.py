@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from compsgd.errors import CompsgdError
 from compsgd.plots.curves import Run, draw_line
-from compsgd.plots.stacks import stack_shares
-from compsgd.plots.style import add_legend, grid_shape, in_paper_style, new_figure, size_colours
+from compsgd.plots.stacks import check_alike, stack_shares
+from compsgd.plots.style import add_legend, in_paper_style, new_figure, new_grid, size_colours
 
 
 @in_paper_style
@@ -26,21 +26,12 @@ def agreement_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
         CompsgdError: a run without a diagnosis, or runs of different numbers of workers.
     """
     shares = [_shares(run) for run in runs]
-    num_workers = {one.shape[1] for one in shares}
-    if len(num_workers) > 1:
-        raise CompsgdError(
-            f"the runs have {' and '.join(map(str, sorted(num_workers)))} workers; one legend "
-            "needs the same for all"
-        )
+    check_alike([one.shape[1] for one in shares], "workers")
     # No majority is smaller than half of the ballots, where all vote and zeros are broken.
     smallest = min(int(np.flatnonzero(one.any(axis=0))[0]) for one in shares)
-    figure, axes = new_figure(*grid_shape(len(runs)), title)
-    for axis, run, one in zip(axes, runs, shares, strict=False):
+    figure, axes = new_grid([run.label for run in runs], title)
+    for axis, run, one in zip(axes, runs, shares, strict=True):
         _stack(axis, run, one, smallest)
-        if len(runs) > 1:
-            axis.set_title(run.label)
-    for axis in axes[len(runs) :]:
-        axis.set_axis_off()
     add_legend(figure, axes)
     return figure
 

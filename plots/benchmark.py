@@ -10,10 +10,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from compsgd.plots.style import (
     add_legend,
-    grid_shape,
     in_paper_style,
     line_style,
-    new_figure,
+    new_grid,
     save_figure,
 )
 
@@ -28,12 +27,10 @@ def codec_figure(records: Sequence[Record]) -> Figure:
         records: the measurements, as `compsgd bench codec --json` writes them.
     """
     voters = list(dict.fromkeys(count for record in records for count in record["votes"]))
-    panels = ["encode", *voters]
-    figure, axes = new_figure(*grid_shape(len(panels)), "Time of the codec in float32 copies")
-    for axis, panel in zip(axes, panels, strict=False):
+    panels = {"encode": "encode"} | {count: f"vote on {count}" for count in voters}
+    figure, axes = new_grid(list(panels.values()), "Time of the codec in float32 copies")
+    for axis, panel in zip(axes, panels, strict=True):
         _draw_panel(axis, records, panel)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
     add_legend(figure, axes)
     return figure
 
@@ -59,7 +56,6 @@ def _draw_panel(axis: Axes, records: Sequence[Record], panel: Any) -> None:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_locator(NullLocator())
-    axis.set_title("encode" if panel == "encode" else f"vote on {panel}")
     axis.set_xlabel("elements")
     axis.set_ylabel("float32 copies")
     axis.grid(alpha=0.3)

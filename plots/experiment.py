@@ -4,24 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compsgd.history import Histories
 from compsgd.plots.agreement import agreement_figure, mean_majority_figure
 from compsgd.plots.curves import Run, draw_run, name_axes
-from compsgd.plots.stacks import stack_shares
-from compsgd.plots.style import (
-    add_legend,
-    grid_shape,
-    in_paper_style,
-    level_colours,
-    line_style,
-    new_figure,
-    save_figure,
-)
+from compsgd.plots.style import add_legend, in_paper_style, new_figure, new_grid, save_figure
+from compsgd.plots.usages import mean_usage_figure, usages_figure
 
 Cell = tuple[float, float]
 Labels = Mapping[Cell, str]
@@ -84,17 +73,14 @@ def draw_experiment(
 def curve_figure(
     histories: Histories, labels: Labels, plot: CurvePlot, title: str, one_axis: bool
 ) -> Figure:
-    num_axes = 1 if one_axis else len(histories)
-    figure, axes = new_figure(*grid_shape(num_axes), f"{plot.title}\n{title}")
-    for axis in axes[:num_axes]:
+    names = [""] if one_axis else [labels[cell] for cell in histories]
+    figure, axes = new_grid(names, f"{plot.title}\n{title}")
+    for axis in axes:
         name_axes(axis, plot.metric, plot.x)
     for index, (cell, history) in enumerate(histories.items()):
-        axis = axes[0] if one_axis else axes[index]
         if len(history[plot.metric]):
-            run = Run(labels[cell], history)
-            draw_run(axis, index if one_axis else 0, run, plot.metric, plot.x)
-        _name_axis(axis, labels[cell], len(axes))
-    _hide_unused(axes, num_axes)
+            place = (axes[0], index) if one_axis else (axes[index], 0)
+            draw_run(*place, Run(labels[cell], history), plot.metric, plot.x)
     if one_axis:
         add_legend(figure, axes)
     return figure
@@ -108,58 +94,10 @@ def usage_figure(histories: Histories, labels: Labels, title: str, one_axis: boo
     stacks cannot lie on top of each other, a line a cell shows its mean shares by level.
     """
     heading = f"Bin usage\n{title}"
-    counted = {cell: h["bin_usage"] for cell, h in histories.items() if h["bin_usage"].ndim == 2}
+    counted = [Run(labels[cell], h) for cell, h in histories.items() if h["bin_usage"].ndim == 2]
     if not counted:
         figure, (axis,) = new_figure(1, 1, heading)
         axis.set_axis_off()
         axis.text(0.5, 0.5, "not counted (--count_usages true counts it)", ha="center")
         return figure
-    if one_axis:
-        return _mean_usage_figure(counted, labels, heading)
-    figure, axes = new_figure(*grid_shape(len(counted)), heading)
-    for axis, (cell, usage) in zip(axes, counted.items(), strict=False):
-        stack_usage(axis, usage)
-        _name_axis(axis, labels[cell], len(axes))
-    _hide_unused(axes, len(counted))
-    add_legend(figure, axes)
-    return figure
-
-
-def stack_usage(axis: Axes, usage: npt.NDArray[np.int64]) -> None:
-    """Shares of the levels by step."""
-    levels = _levels(usage)
-    labels = [f"{level:+d}" if level else "0" for level in levels]
-    edges = np.arange(len(usage) + 1.0)
-    stack_shares(axis, edges, usage, labels, level_colours(len(levels)))
-    axis.set_ylabel("elements (%)")
-
-
-def _mean_usage_figure(
-    counted: dict[Cell, npt.NDArray[np.int64]], labels: Labels, heading: str
-) -> Figure:
-    figure, (axis,) = new_figure(1, 1, heading)
-    for index, (cell, usage) in enumerate(counted.items()):
-        shares = 100 * usage.sum(axis=0) / usage.sum()
-        axis.plot(_levels(usage), shares, marker="o", label=labels[cell], **line_style(index))
-    axis.set_xlabel("level")
-    axis.set_ylabel("elements (%)")
-    axis.set_ylim(bottom=0)
-    axis.grid(alpha=0.3)
-    add_legend(figure, [axis])
-    return figure
-
-
-def _levels(usage: npt.NDArray[np.int64]) -> list[int]:
-    largest = usage.shape[1] // 2
-    return list(range(-largest, largest + 1))
-
-
-def _name_axis(axis: Axes, name: str, num_axes: int) -> None:
-    """Says which cell an axis of several shows; an axis alone has the figure's title."""
-    if num_axes > 1:
-        axis.set_title(name)
-
-
-def _hide_unused(axes: list[Axes], used: int) -> None:
-    for axis in axes[used:]:
-        axis.set_axis_off()
+    return (mean_usage_figure if one_axis else usages_figure)(counted, title=heading)

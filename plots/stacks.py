@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from compsgd.errors import CompsgdError
+
 Vector = npt.NDArray[np.float64]
 
 _MOST_COLUMNS = 400
@@ -34,6 +36,15 @@ def stack_shares(
     axis.set_xlim(edges[0], edges[-1])
     axis.set_ylim(0, 100)
     axis.set_xlabel("step")
+
+
+def check_alike(counts: Sequence[int], noun: str) -> None:
+    """Raises CompsgdError unless all runs have as many parts: they share a legend."""
+    if len(set(counts)) > 1:
+        raise CompsgdError(
+            f"the runs have {' and '.join(map(str, sorted(set(counts))))} {noun}; one legend "
+            "needs the same for all"
+        )
 
 
 def _few(labels: Sequence[str]) -> list[str]:

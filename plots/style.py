@@ -82,10 +82,17 @@ def new_figure(rows: int, columns: int, title: str) -> tuple[Figure, list[Axes]]
     return figure, axes
 
 
-def grid_shape(count: int) -> tuple[int, int]:
-    """Rows and columns for so many axes, at most 3 columns."""
-    columns = min(3, count) if count != 4 else 2
-    return -(-count // columns), columns
+def new_grid(names: Sequence[str], title: str) -> tuple[Figure, list[Axes]]:
+    """A titled figure and an axis for each name, at most 3 in a row; several say their names."""
+    columns = min(3, len(names)) if len(names) != 4 else 2
+    figure, axes = new_figure(-(-len(names) // columns), columns, title)
+    used, unused = axes[: len(names)], axes[len(names) :]
+    if len(used) > 1:
+        for axis, name in zip(used, names, strict=True):
+            axis.set_title(name)
+    for axis in unused:
+        axis.set_axis_off()
+    return figure, used
 
 
 def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:

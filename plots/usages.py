@@ -1,13 +1,25 @@
-"""Bin usage of any runs, side by side."""
+"""Bin usage of any runs, side by side or in one axis."""
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compsgd.errors import CompsgdError
 from compsgd.plots.curves import Run
-from compsgd.plots.experiment import stack_usage
-from compsgd.plots.style import add_legend, grid_shape, in_paper_style, new_figure
+from compsgd.plots.stacks import check_alike, stack_shares
+from compsgd.plots.style import (
+    add_legend,
+    in_paper_style,
+    level_colours,
+    line_style,
+    new_figure,
+    new_grid,
+)
+
+Counts = npt.NDArray[np.int64]
 
 
 @in_paper_style
@@ -21,21 +33,50 @@ def usages_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
     Raises:
         CompsgdError: a run whose usage was not counted, or runs of different levels.
     """
-    for label, history in runs:
-        if getattr(history.get("bin_usage"), "ndim", 0) != 2:
-            raise CompsgdError(f"{label}: bin usage was not counted (--count_usages counts it)")
-    widths = {history["bin_usage"].shape[1] for _, history in runs}
-    if len(widths) > 1:
-        raise CompsgdError(
-            f"the runs have {' and '.join(map(str, sorted(widths)))} levels; one legend needs the "
-            "same for all"
-        )
-    figure, axes = new_figure(*grid_shape(len(runs)), title)
-    for axis, (label, history) in zip(axes, runs, strict=False):
-        stack_usage(axis, history["bin_usage"])
-        if len(runs) > 1:
-            axis.set_title(label)
-    for axis in axes[len(runs) :]:
-        axis.set_axis_off()
+    usages = [_usage(run) for run in runs]
+    check_alike([usage.shape[1] for usage in usages], "levels")
+    figure, axes = new_grid([run.label for run in runs], title)
+    for axis, usage in zip(axes, usages, strict=True):
+        _stack(axis, usage)
     add_legend(figure, axes)
     return figure
+
+
+@in_paper_style
+def mean_usage_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
+    """The mean shares by level, a line a run: what fits into one axis.
+
+    Args, Raises: as usages_figure; the levels may differ.
+    """
+    figure, (axis,) = new_figure(1, 1, title)
+    for i, run in enumerate(runs):
+        usage = _usage(run)
+        shares = 100 * usage.sum(axis=0) / usage.sum()
+        axis.plot(_levels(usage), shares, marker="o", label=run.label, **line_style(i))
+    axis.set_xlabel("level")
+    axis.set_ylabel("elements (%)")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    add_legend(figure, [axis])
+    return figure
+
+
+def _stack(axis: Axes, usage: Counts) -> None:
+    levels = _levels(usage)
+    labels = [f"{level:+d}" if level else "0" for level in levels]
+    edges = np.arange(len(usage) + 1.0)
+    stack_shares(axis, edges, usage, labels, level_colours(len(levels)))
+    axis.set_ylabel("elements (%)")
+
+
+def _usage(run: Run) -> Counts:
+    """Shape (steps, levels)."""
+    if getattr(run.history.get("bin_usage"), "ndim", 0) != 2:
+        raise CompsgdError(f"{run.label}: bin usage was not counted (--count_usages counts it)")
+    usage: Counts = run.history["bin_usage"]
+    return usage
+
+
+def _levels(usage: Counts) -> list[int]:
+    largest = usage.shape[1] // 2
+    return list(range(-largest, largest + 1))

@@ -102,9 +102,7 @@ def _key(key: Key) -> str:
 def _labels(chosen: Sequence[tuple[str, Key, Any]], given: Sequence[str]) -> list[str]:
     """What the lines are called: as given, or by what tells them apart."""
     if given:
-        if len(given) != len(chosen):
-            raise UsageError(f"{len(given)} --label for {len(chosen)} lines; give one for each")
-        return list(given)
+        return _as_many(given, len(chosen))
     names, keys = {name for name, _, _ in chosen}, {key for _, key, _ in chosen}
     labels = []
     for name, (lr, decay), _ in chosen:
@@ -114,6 +112,12 @@ def _labels(chosen: Sequence[tuple[str, Key, Any]], given: Sequence[str]) -> lis
         )
         labels.append(", ".join(parts))
     return labels
+
+
+def _as_many(given: Sequence[str], count: int) -> list[str]:
+    if len(given) != count:
+        raise UsageError(f"{len(given)} --label for {count} lines; give one for each")
+    return list(given)
 
 
 def _out(value: Path) -> Path:
@@ -232,9 +236,11 @@ def average(files: tuple[str, ...], log_dir: Path, keys: tuple[Key, ...], labels
     by_key: dict[Key, list[Any]] = {}
     for name, key, history in choose(read_all(find_files(files, log_dir)), keys):
         by_key.setdefault(key, []).append(Run(name, history))
-    if labels and len(labels) != len(by_key):
-        raise UsageError(f"{len(labels)} --label for {len(by_key)} lines; give one for each")
-    names = labels or [f"lr {lr:g}, decay {decay:g}" for lr, decay in by_key]
+    names = (
+        _as_many(labels, len(by_key))
+        if labels
+        else [f"lr {lr:g}, decay {decay:g}" for lr, decay in by_key]
+    )
     groups = list(zip(names, by_key.values(), strict=True))
     _draw(out, average_figure, groups, metric, title=title, **settings)
 

@@ -78,23 +78,22 @@ def _text(numbers: Numbers) -> str:
 
 
 def as_markdown(family: Family, grid: str, laboratory: Laboratory) -> str:
-    parts = [
+    head = [
         f"### {family.title}",
         f"Published: {family.source}; {family.measure}, %. {family.claim}",
-        cells_table(family, grid, laboratory).as_markdown(),
     ]
-    contrasts = contrasts_table(family, grid, laboratory)
-    if contrasts.rows:
-        parts.append(contrasts.as_markdown())
-    return "\n\n".join(parts) + "\n"
+    return _page([*head, *(table.as_markdown() for table in _tables(family, grid, laboratory))])
 
 
 def as_text(family: Family, grid: str, laboratory: Laboratory) -> str:
-    parts = [
-        f"{family.title}: {family.measure}, %. Published: {family.source}",
-        cells_table(family, grid, laboratory).as_text(),
-    ]
+    head = f"{family.title}: {family.measure}, %. Published: {family.source}"
+    return _page([head, *(table.as_text() for table in _tables(family, grid, laboratory))])
+
+
+def _tables(family: Family, grid: str, laboratory: Laboratory) -> list[Table]:
     contrasts = contrasts_table(family, grid, laboratory)
-    if contrasts.rows:
-        parts.append(contrasts.as_text())
+    return [cells_table(family, grid, laboratory), *([contrasts] if contrasts.rows else [])]
+
+
+def _page(parts: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
