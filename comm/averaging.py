@@ -1,6 +1,6 @@
 """Means of gradients over all processes, in float32."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,22 +16,29 @@ def average(gradients: Sequence[Tensor], collectives: Collectives) -> None:
         _scatter(flat / collectives.world_size, gradients)
 
 
-def average_of_finite(gradients: Sequence[Tensor], collectives: Collectives) -> None:
+def start_average_of_finite(
+    gradients: Sequence[Tensor], collectives: Collectives
+) -> Callable[[], None]:
     """As `average`, over those processes whose gradients are all finite; where none has such, over
-    all, so that a GradScaler sees it."""
+    all, so that a GradScaler sees it. What is returned waits for its end, and overwrites them."""
     if not gradients:
-        return
+        return lambda: None
     flat = _flat(gradients)
     is_finite = bool(flat.sum().isfinite()) or bool(flat.isfinite().all())
     if not is_finite:
         flat.zero_()
     summed = torch.cat([flat, flat.new_full((1,), float(is_finite))])
-    collectives.all_reduce(summed)
-    num_finite = float(summed[-1])
-    if num_finite:
-        _scatter(summed[:-1] / num_finite, gradients)
-    else:
-        average(gradients, collectives)
+    wait = collectives.start_all_reduce(summed)
+
+    def finish() -> None:
+        wait()
+        num_finite = float(summed[-1])
+        if num_finite:
+            _scatter(summed[:-1] / num_finite, gradients)
+        else:
+            average(gradients, collectives)
+
+    return finish
 
 
 def _flat(gradients: Sequence[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ All are even: every process hands over and receives equally many bytes. Gloo has
 none for the types we send, so tensors travel as bytes.
 """
 
+import functools
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -67,8 +68,12 @@ class Collectives:
         if self._group is None:
             return tensor.unsqueeze(0)
         mine = self._to_wire(tensor)
-        everyones = mine.new_empty(self.world_size * mine.numel())
-        self._finish("all_gather", _all_gather_flat, everyones, mine)
+        everyones = mine.new_empty(self.world_size, mine.numel())
+        if self._is_nccl:
+            start = functools.partial(self._start, _all_gather_flat, everyones.view(-1), mine)
+        else:
+            start = functools.partial(self._start_direct_gather, everyones, mine)
+        self._finish("all_gather", start)
         return _from_wire(everyones, tensor, (self.world_size, *tensor.shape))
 
     def all_to_all(self, chunks: Tensor, logical_bytes: int = 0) -> Tensor:
@@ -87,16 +92,23 @@ class Collectives:
             return chunks
         mine = self._to_wire(chunks)
         received = torch.empty_like(mine)
-        self._finish("all_to_all", dist.all_to_all_single, received, mine)
+        start = functools.partial(self._start, dist.all_to_all_single, received, mine)
+        self._finish("all_to_all", start)
         return _from_wire(received, chunks, chunks.shape)
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Adds every process's tensor up, in place. Entered as a ring sends it."""
+        self.start_all_reduce(tensor)()
+
+    def start_all_reduce(self, tensor: Tensor) -> Callable[[], None]:
+        """The same on its way: what is returned waits for its end."""
         chunk_bytes = -(-tensor.numel() // self.world_size) * tensor.element_size()
         sent = Flow.even(2 * (self.world_size - 1) * chunk_bytes)
         self._record("all_reduce", tensor, sent, sent)
-        if self._group is not None:
-            self._finish("all_reduce", dist.all_reduce, tensor)
+        if self._group is None:
+            return lambda: None
+        works = self._start(dist.all_reduce, tensor)
+        return lambda: self._finish("all_reduce", lambda: works)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor on every process. Entered as sent by rank 0, whichever way it went."""
@@ -106,7 +118,7 @@ class Collectives:
         if self._group is None:
             return tensor
         sent = self._to_wire(tensor).clone()
-        self._finish("broadcast", dist.broadcast, sent, group_src=0)
+        self._finish("broadcast", functools.partial(self._start, dist.broadcast, sent, group_src=0))
         return _from_wire(sent, tensor, tensor.shape)
 
     def record_logical(self, collective: str, logical_bytes: int) -> None:
@@ -114,24 +126,39 @@ class Collectives:
         transfer = Transfer(collective, 0, NOTHING, Flow.even(logical_bytes))
         self.ledger.record(self.purpose, transfer)
 
-    def _finish(
-        self, name: str, collective: Callable[..., Any], *args: Any, **settings: Any
-    ) -> None:
+    def _start(self, collective: Callable[..., Any], *args: Any, **settings: Any) -> list[Any]:
+        return [collective(*args, **settings, group=self._group, async_op=True)]
+
+    def _start_direct_gather(self, everyones: Tensor, mine: Tensor) -> list[Any]:
+        """From each to each, all at once: gloo's own goes round a ring in as many steps as there
+        are others, and copies all once more."""
+        everyones[self.rank] = mine
+        others = [rank for rank in range(self.world_size) if rank != self.rank]
+        receiving = [
+            dist.irecv(everyones[rank], group_src=rank, group=self._group) for rank in others
+        ]
+        return receiving + [dist.isend(mine, group_dst=rank, group=self._group) for rank in others]
+
+    def _finish(self, name: str, start: Callable[[], list[Any]]) -> None:
         """Runs a collective of torch to its end.
 
         Raises:
             CollectiveError: it failed, or took longer than the timeout.
         """
         try:
-            work = collective(*args, **settings, group=self._group, async_op=True)
-            if self._timeout is None or dist.Backend.NCCL in self._backends.values():
-                work.wait()
-            else:
-                # The group's own timeout bounds each wait inside the collective, not the whole.
-                work.wait(self._timeout)
+            for work in start():
+                if self._timeout is None or self._is_nccl:
+                    work.wait()
+                else:
+                    # The group's own timeout bounds each wait inside the collective, not the whole.
+                    work.wait(self._timeout)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise CollectiveError(f"{name} of {self.purpose.value}: {reason}") from error
+
+    @property
+    def _is_nccl(self) -> bool:
+        return dist.Backend.NCCL in self._backends.values()
 
     def _record(self, collective: str, handed: Tensor, wire: Flow, logical: Flow) -> None:
         self.ledger.record(self.purpose, Transfer(collective, handed.nbytes, wire, logical))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compsgd.binning import empty_range
 from compsgd.bucket import BucketVote
-from compsgd.comm.averaging import average, average_of_finite
+from compsgd.comm.averaging import average, start_average_of_finite
 from compsgd.comm.collectives import Collectives
 from compsgd.comm.exchange import build_exchange
 from compsgd.comm.presence import Presence
@@ -161,13 +161,15 @@ class Voter:
     def _do(self, job: _Job) -> None:
         if self._stream is not None:
             self._stream.wait_event(job.ready)
-        for slots in _neighbours(job.slots):
-            self._vote_on(slots, job.round)
         averaged = [slot.gradient for slot in job.slots if slot.place is None]
         if job.round < 0:
             average(averaged, self._collectives)
         else:
-            average_of_finite(averaged, self._collectives)
+            # Small, and on its way while the rest is voted on.
+            finish_average = start_average_of_finite(averaged, self._collectives)
+            for slots in _neighbours(job.slots):
+                self._vote_on(slots, job.round)
+            finish_average()
         if job.is_last:
             self._collectives.ledger.end_round(range(self.world_size))
             self._drop_unused()
