@@ -1,16 +1,19 @@
 """The vote on a part of a model, as the whole model would have voted on it."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from compsgd.ballot import BallotHeader
+from compsgd.electorate import Electorate
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
 from compsgd.flat import Run
-from compsgd.magnitudes import add_level_magnitudes, total_magnitude
+from compsgd.gradient_parts import GradientPart, GradientParts
+from compsgd.magnitudes import level_magnitudes, magnitudes, write_levels
 from compsgd.optimizers import CompressedSGDVote
 from compsgd.scratch import Scratch
 
@@ -88,52 +91,54 @@ class BucketVote(CompressedSGDVote):
 
     # A round from the inside.
 
-    def _gather_gradient(self) -> tuple[Tensor, list[bool]]:
-        flat = self._scratch.flat(self._layout.numel, self._device)
-        self._own_magnitudes = torch.zeros(
-            self._num_parameters, dtype=torch.float32, device=self._device
-        )
-        for i, (gradient, run) in enumerate(zip(self._gradients, self._layout.runs, strict=True)):
-            part = flat[run.slice]
-            if not self._present[i]:
-                part.zero_()
-                continue
-            part.view(gradient.shape).copy_(gradient)
-            if self._scale is None:
-                self._own_magnitudes[i] = total_magnitude(part, self.kernels) / run.numel
-        return flat, self._present
+    def _gather_gradient(self) -> tuple[GradientParts, list[bool]]:
+        parts = [
+            GradientPart(run, gradient.to(torch.float32).view(-1))
+            for gradient, run, is_present in zip(
+                self._gradients, self._layout.runs, self._present, strict=True
+            )
+            if is_present
+        ]
+        return GradientParts(parts, self._layout, self._device, self._scratch), self._present
+
+    def _first_non_finite(self, gradient: GradientParts) -> int | None:
+        """Takes note of the mean magnitudes, too: they need the same pass over the gradient."""
+        values = [part.values for part in gradient.parts]
+        totals = iter(magnitudes(values, self._alphabet, self.kernels))
+        self._own_means = [
+            next(totals) / max(run.numel, 1) if is_present else 0.0
+            for run, is_present in zip(self._layout.runs, self._present, strict=True)
+        ]
+        is_finite = all(map(math.isfinite, self._own_means))
+        return None if is_finite else gradient.culprit()
+
+    def _combine(
+        self, electorates: Sequence[Electorate], payloads: Tensor
+    ) -> Iterator[tuple[Run, Tensor]]:
+        """All at once, as codes."""
+        yield Run(0, self._layout.numel), self._tally().vote_codes(electorates, payloads)
 
     def _move(self, headers: Sequence[BallotHeader], updates: Iterable[tuple[Run, Tensor]]) -> None:
-        totals = torch.zeros(self._num_parameters, dtype=torch.float64, device=self._device)
-        for run, update in updates:
-            if self._scale is None:
-                add_level_magnitudes(totals, update, run, self._layout, self.kernels)
-            for index, part in self._layout.parts_of(run):
-                place = part.shifted(-self._layout.runs[index].start)
-                levels = update[part.shifted(-run.start).slice]
-                self._gradients[index].view(-1)[place.slice] = levels
+        ((_, codes),) = updates
+        parts = [codes[run.slice] for run in self._layout.runs]
         has_voters = self._has_voters(headers)
-        for gradient, voted, scale in zip(
-            self._gradients, has_voters, self._scales(totals), strict=True
+        scales = self._scales(parts)
+        for gradient, part, scale, is_voted in zip(
+            self._gradients, parts, scales, has_voters, strict=True
         ):
-            if not voted:
+            if is_voted:
+                write_levels(gradient.view(-1), part, scale, self._alphabet, self.kernels)
+            else:
                 gradient.zero_()
-            elif scale != 1:
-                gradient *= scale
 
-    def _scales(self, totals: Tensor) -> list[float]:
-        """By parameter.
-
-        Args:
-            totals: the sum of the magnitudes of its levels.
-        """
+    def _scales(self, parts: Sequence[Tensor]) -> list[float]:
+        """By parameter, from the codes of its vote."""
         if self._scale is not None:
             return [self._scale] * self._num_parameters
+        totals = level_magnitudes(parts, self._alphabet, self.kernels)
         return [
-            magnitude * run.numel / total if total else 0.0
-            for magnitude, run, total in zip(
-                self._magnitudes.tolist(), self._layout.runs, totals.tolist(), strict=True
-            )
+            magnitude * part.numel() / total if total else 0.0
+            for magnitude, part, total in zip(self._magnitudes.tolist(), parts, totals, strict=True)
         ]
 
     def _note_participation(self, headers: Sequence[BallotHeader]) -> None:
@@ -164,7 +169,7 @@ class BucketVote(CompressedSGDVote):
         if self._scale is not None:
             return header
         # Of a gradient that is not finite nobody uses the magnitude.
-        means = self._own_magnitudes.cpu().nan_to_num(0, 0, 0)
+        means = torch.tensor(self._own_means, dtype=torch.float32).nan_to_num(0, 0, 0)
         return torch.cat([header, means.view(torch.uint8)])
 
     def _read_headers(self, rows: Tensor) -> list[BallotHeader]:

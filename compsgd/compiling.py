@@ -1,13 +1,15 @@
-"""Whether and how kernels go through torch.compile.
+"""Whether and how kernels are compiled: as loops by Numba, and the rest by torch.compile.
 
 The results are the same by a bit, but for logarithms: with "exp" a value within 1e-6 of the edge
-of a bin may fall on its other side.
+of a bin may fall on the other side through torch.compile.
 """
+
+from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,12 +18,17 @@ from compsgd.alphabet import Alphabet
 from compsgd.errors import CompsgdError
 from compsgd.pieces import Piece, pieces
 
+if TYPE_CHECKING:
+    from compsgd.native import NativeCodec
+
 log = logging.getLogger("compsgd")
 
-COMPILE_CHOICES = ("auto", "on", "off")
+COMPILE_CHOICES = ("auto", "on", "native", "off")
 
-# What a compiled round saves, about 10 ns an element and worker, against 20 s to compile.
+# What compiled code saves, 10 ns or more an element, worker and round, against 20 s for
+# torch.compile, and 1 s to load Numba's code.
 PAYS_FROM = 2_000_000_000
+NATIVE_PAYS_FROM = 100_000_000
 # A library does not know how long its user will train.
 _USUAL_ROUNDS = 1000
 
@@ -31,30 +38,66 @@ _EAGER_PIECE_NUMEL = 1 << 16
 # Compiled code names every ballot that it adds up: more of them go in several calls.
 BALLOTS_AT_ONCE = 16
 
-_compiled: dict[tuple[Any, ...], "_CompiledKernel"] = {}
+_compiled: dict[tuple[Any, ...], _CompiledKernel] = {}
 
 
-def pays(numel: int, num_workers: int, num_rounds: int = _USUAL_ROUNDS) -> bool:
+def choose(compile: str, numel: int, num_workers: int, num_rounds: int = _USUAL_ROUNDS) -> str:
     """The rule of "auto": whether compiling takes less time than it saves. It counts elements x
-    workers x rounds, and never asks how many processes there are, so all of a run agree."""
-    return numel * num_workers * num_rounds >= PAYS_FROM
+    workers x rounds, and never asks how many processes there are, so all of a run agree.
+
+    Returns:
+        "on", "native" or "off"; what it is asked for, if that is not "auto".
+    """
+    if compile != "auto":
+        return compile
+    work = numel * num_workers * num_rounds
+    if work >= PAYS_FROM:
+        return "on"
+    return "native" if work >= NATIVE_PAYS_FROM else "off"
 
 
 class Kernels:
-    """Runs the functions of `compsgd.kernels`, compiled or eagerly.
+    """Runs the functions of `compsgd.kernels`, through torch.compile or eagerly, and knows where
+    Numba's loops do their work.
 
     Attributes:
-        is_compiled: which of both.
+        is_compiled: whether through torch.compile.
+        is_native: whether by loops, where there are any.
     """
 
-    def __init__(self, compiled: bool, may_fall_back: bool = True) -> None:
+    def __init__(self, choice: str, may_fall_back: bool = True) -> None:
         """
         Args:
-            compiled: whether to compile, each function when it is first called.
-            may_fall_back: whether to go on eagerly, with a line in the log, where that fails.
+            choice: "on", all of it compiled, each function when it is first called; "native",
+                what there are loops for; or "off".
+            may_fall_back: whether to go on without, with a line in the log, where that fails.
         """
-        self.is_compiled = compiled
+        self.is_compiled = choice == "on"
+        self.is_native = choice != "off"
         self._may_fall_back = may_fall_back
+        self._codecs: dict[Alphabet, NativeCodec | None] = {}
+
+    def codec(self, alphabet: Alphabet, device: torch.device) -> NativeCodec | None:
+        """The loops for ballots of an alphabet; None where torch does the work.
+
+        Raises:
+            CompsgdError: Numba does not work here, and must.
+        """
+        if not self.is_native or device.type != "cpu":
+            return None
+        if alphabet not in self._codecs:
+            self._codecs[alphabet] = self._load_codec(alphabet)
+        return self._codecs[alphabet]
+
+    def _load_codec(self, alphabet: Alphabet) -> NativeCodec | None:
+        try:
+            # Not at the top: Numba takes half a second, which those without it should not pay.
+            from compsgd.native import codec_for
+        except ImportError as error:
+            self.is_native = False
+            self._fall_back("Numba", error)
+            return None
+        return codec_for(alphabet)
 
     def pieces(self, numel: int, alphabet: Alphabet) -> Iterator[Piece]:
         """A vector cut up as suits them: large pieces where a call is dear, or such as stay in the
@@ -81,12 +124,15 @@ class Kernels:
         except Exception as error:
             if not _is_compiler_failure(error):
                 raise
-            reason = f"torch.compile fails here ({_first_line(error)})"
-            if not self._may_fall_back:
-                raise CompsgdError(f'{reason}; compile="off" goes without it') from error
-            log.warning("%s: going on without it, slower and with the same results", reason)
             self.is_compiled = False
+            self._fall_back("torch.compile", error)
             return function(*args, **settings)
+
+    def _fall_back(self, compiler: str, error: Exception) -> None:
+        reason = f"{compiler} fails here ({_first_line(error)})"
+        if not self._may_fall_back:
+            raise CompsgdError(f'{reason}; compile="off" goes without it') from error
+        log.warning("%s: going on without it, slower and with the same results", reason)
 
 
 class _CompiledKernel:

@@ -7,11 +7,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-import torch
-from torch import Tensor
-
-from compsgd.errors import CompsgdError
-
 Label = TypeVar("Label", bound=Hashable)
 
 
@@ -85,51 +80,3 @@ class FlatLayout:
 
     def absent_runs(self, present: Sequence[bool]) -> list[Run]:
         return [run for here, run in self.labelled_runs(present) if not here]
-
-    def gather_gradients(self, parameters: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Every `.grad` in one flat float32 vector, 0 where there is none: the buffer that they
-        are views of in this order (`compsgd.gradients`), or else a copy."""
-        buffer = self._common_buffer(parameters)
-        if buffer is not None:
-            return buffer
-        flat = torch.empty(self.numel, dtype=torch.float32, device=device)
-        for parameter, run in zip(parameters, self.runs, strict=True):
-            target = flat[run.slice]
-            if parameter.grad is None:
-                target.zero_()
-            else:
-                target.view(parameter.shape).copy_(_dense_real(parameter.grad))
-        return flat
-
-    def first_non_finite(self, flat: Tensor) -> int | None:
-        """Index of the first parameter whose elements are not all finite, or None."""
-        # One infinity or NaN makes a sum that is not finite, and so, rarely, do large numbers.
-        if bool(flat.sum().isfinite()):
-            return None
-        return next(
-            (i for i, run in enumerate(self.runs) if not flat[run.slice].isfinite().all()), None
-        )
-
-    def _common_buffer(self, parameters: Sequence[Tensor]) -> Tensor | None:
-        gradients = [parameter.grad for parameter in parameters]
-        if not gradients or gradients[0] is None or gradients[0].layout != torch.strided:
-            return None
-        first = gradients[0]
-        storage, offset = first.untyped_storage().data_ptr(), first.storage_offset()
-        for gradient, run in zip(gradients, self.runs, strict=True):
-            if (
-                gradient is None
-                or gradient.layout != torch.strided
-                or gradient.dtype != torch.float32
-                or gradient.storage_offset() != offset + run.start
-                or gradient.untyped_storage().data_ptr() != storage
-                or not gradient.is_contiguous()
-            ):
-                return None
-        return first.as_strided((self.numel,), (1,), offset)
-
-
-def _dense_real(gradient: Tensor) -> Tensor:
-    if gradient.is_complex():
-        raise CompsgdError("a gradient is complex; compsgd discretises real gradients only")
-    return gradient.to_dense() if gradient.layout != torch.strided else gradient

@@ -64,6 +64,11 @@ def pack_codes(out: Tensor, codes: Tensor, *, alphabet: Alphabet) -> Tensor:
     return out.copy_(group_for(alphabet).encode(codes))
 
 
+def unpack_codes(out: Tensor, packed: Tensor, *, alphabet: Alphabet) -> Tensor:
+    """The inverse of pack_codes."""
+    return out.copy_(group_for(alphabet).decode(packed))
+
+
 def add_ballots(
     raised: Tensor | None, ballots: Sequence[Tensor], weights: Tensor, *, alphabet: Alphabet
 ) -> Tensor:
@@ -129,6 +134,17 @@ def read_tally(
 def block_magnitudes(out: Tensor, rows: Tensor) -> Tensor:
     """Sums of the magnitudes of rows, float32 (blocks, columns), into `out`, (blocks, 1)."""
     return out.copy_(rows.abs().sum(1, keepdim=True))
+
+
+def block_level_magnitudes(out: Tensor, codes: Tensor, *, alphabet: Alphabet) -> Tensor:
+    """Sums of the magnitudes of levels; rows of their codes, (blocks, columns), into `out`, int32
+    (blocks, 1)."""
+    return out.copy_(codes_to_levels(codes, alphabet).abs().sum(1, keepdim=True))
+
+
+def scaled_levels(out: Tensor, codes: Tensor, scale: Tensor, *, alphabet: Alphabet) -> Tensor:
+    """Levels times `scale`, a float32 scalar, into `out`, float32; of rows of codes."""
+    return out.copy_(codes_to_levels(codes, alphabet).to(torch.float32) * scale)
 
 
 def invalid_words(ballots: Sequence[Tensor], *, alphabet: Alphabet) -> Tensor:

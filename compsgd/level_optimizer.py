@@ -14,10 +14,11 @@ from compsgd.alphabet import Alphabet, ballot_alphabet, max_level
 from compsgd.ballot import BallotHeader
 from compsgd.checks import check_choice, check_flag, check_num_bits
 from compsgd.coins import CoinedPiece, coined_pieces
-from compsgd.compiling import COMPILE_CHOICES, Kernels, pays
+from compsgd.compiling import COMPILE_CHOICES, Kernels, choose
 from compsgd.electorate import Electorate, parts_within
 from compsgd.exchange import Exchange
 from compsgd.flat import Run, shard_numel, shard_run
+from compsgd.gradient_parts import GradientParts
 from compsgd.packing import pack_shard
 from compsgd.pieces import shard_size
 from compsgd.randomness import BREAK_TIE, BREAK_ZERO, derive_key
@@ -94,10 +95,8 @@ class LevelOptimizer(RoundOptimizer):
     def kernels(self) -> Kernels:
         """How this optimizer runs its kernels, decided when they are first needed."""
         if self._kernels is None:
-            compiled = self.compile == "on" or (
-                self.compile == "auto" and pays(self._layout.numel, self.exchange.num_workers)
-            )
-            self._kernels = Kernels(compiled, may_fall_back=self.compile == "auto")
+            choice = choose(self.compile, self._layout.numel, self.exchange.num_workers)
+            self._kernels = Kernels(choice, may_fall_back=self.compile == "auto")
         return self._kernels
 
     @property
@@ -124,25 +123,47 @@ class LevelOptimizer(RoundOptimizer):
 
     # A gradient becomes a ballot.
 
-    def _make_payload(self, worker: int, gradient: Tensor, present: Sequence[bool]) -> Tensor:
+    def _make_payload(
+        self, worker: int, gradient: GradientParts, present: Sequence[bool]
+    ) -> Tensor:
         """1. The codes of the whole vector. 2. Packed, shard by shard."""
-        layout, alphabet, device = self._layout, self._alphabet, self._device
-        absent = layout.absent_runs(present)
+        layout = self._layout
         key = derive_key(self.seed, BREAK_ZERO, self.round, worker) if self.rand_zero else None
-        codes = self._codes.flat(layout.numel, device)
-        whole = Run(0, layout.numel)
-        for part in coined_pieces(whole, self._first, alphabet, key, self.kernels, device):
-            absent_here = [run for a in absent if (run := a.within(part.run)).numel]
-            place = codes[part.run.slice]
-            out = part.piece.rows(place)
-            self._make_codes(out, worker, gradient, part, absent_here)
-            if part.piece.is_tail:
-                place.copy_(part.piece.flat(out))
+        codes = self._codes.flat(layout.numel, self._device)
+        self._write_codes(codes, worker, gradient, present, key)
         payload = self._row(self.exchange.hosted.index(worker))[:, self._header_num_bytes() :]
         for shard, packed in enumerate(payload):
             run = shard_run(layout.numel, self.exchange.num_shards, shard)
-            pack_shard(packed, codes[run.slice], alphabet, self.kernels)
+            pack_shard(packed, codes[run.slice], self._alphabet, self.kernels)
         return payload
+
+    def _write_codes(
+        self,
+        codes: Tensor,
+        worker: int,
+        gradient: GradientParts,
+        present: Sequence[bool],
+        key: int | None,
+    ) -> None:
+        """Writes the codes of a worker's gradient, piece by piece.
+
+        Args:
+            codes: of the whole vector, where to write them.
+            worker: whose gradient it is.
+            gradient: of the whole vector.
+            present: by parameter, whether it has one.
+            key: from derive_key, for levels 0; None where zeros are kept.
+        """
+        flat, absent = gradient.flat(), self._layout.absent_runs(present)
+        whole = Run(0, self._layout.numel)
+        settings = self._first, self._alphabet, key, self.kernels, self._device
+        for part in coined_pieces(whole, *settings):
+            absent_here = [run for a in absent if (run := a.within(part.run)).numel]
+            place = codes[part.run.slice]
+            out = part.piece.rows(place)
+            self._make_codes(out, worker, flat, part, absent_here)
+            if part.piece.is_tail:
+                place.copy_(part.piece.flat(out))
 
     def _row(self, slot: int) -> Tensor:
         """Where a hosted worker's ballot is written, headers and all, in one buffer for all."""
@@ -180,25 +201,30 @@ class LevelOptimizer(RoundOptimizer):
     def _combine(
         self, electorates: Sequence[Electorate], payloads: Tensor
     ) -> Iterator[tuple[Run, Tensor]]:
-        breaks_ties = self.is_vote and self.rand_zero
-        tally = Tally(
-            numel=self._layout.numel,
-            first=self._first,
-            alphabet=self._alphabet,
-            out_alphabet=self._tally_alphabet,
-            is_vote=self.is_vote,
-            tie_key=derive_key(self.seed, BREAK_TIE, self.round) if breaks_ties else None,
-            exchange=self.exchange,
-            kernels=self.kernels,
-            scratch=self._update,
-        )
         counts = np.zeros(2 * max_level(self.num_bits) + 1, dtype=np.int64)
-        for run, update in tally.updates(electorates, payloads):
+        for run, update in self._tally().updates(electorates, payloads):
             if self.count_usages:
                 for voted, _ in parts_within(electorates, run):
                     counts += self._count(update[voted.shifted(-run.start).slice])
             yield run, update
         self._note_counts(counts)
+
+    def _tally(self) -> Tally:
+        """The counting of this round."""
+        breaks_ties = self.is_vote and self.rand_zero
+        return Tally(
+            numel=self._layout.numel,
+            first=self._first,
+            alphabet=self._alphabet,
+            out_alphabet=self._tally_alphabet,
+            is_vote=self.is_vote,
+            device=self._device,
+            tie_key=derive_key(self.seed, BREAK_TIE, self.round) if breaks_ties else None,
+            exchange=self.exchange,
+            kernels=self.kernels,
+            codes=self._codes if self.is_vote else Scratch(self._tally_alphabet.code_dtype),
+            update=self._update,
+        )
 
     # Bin usage.
 

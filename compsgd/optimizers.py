@@ -14,6 +14,7 @@ from compsgd.coins import CoinedPiece
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
 from compsgd.flat import Run
+from compsgd.gradient_parts import GradientParts
 from compsgd.kernels import range_codes, sign_codes
 from compsgd.level_optimizer import LevelOptimizer, VotingOptimizer
 
@@ -47,6 +48,21 @@ class SignSGD(VotingOptimizer):
             exchange=exchange,
             strict=strict,
         )
+
+    def _write_codes(
+        self,
+        codes: Tensor,
+        worker: int,
+        gradient: GradientParts,
+        present: Sequence[bool],
+        key: int | None,
+    ) -> None:
+        codec = self.kernels.codec(self._alphabet, self._device)
+        if codec is None or key is None:
+            super()._write_codes(codes, worker, gradient, present, key)
+        else:
+            coins = codec.coins(key, self._first, codes.numel())
+            codec.code_signs(codes, gradient.flat(), coins)
 
     def _make_codes(
         self, out: Tensor, worker: int, gradient: Tensor, part: CoinedPiece, absent: Sequence[Run]
@@ -92,8 +108,9 @@ class CompressedSGD(LevelOptimizer):
                 up to one more bit an element.
             count_usages: whether `bin_counts` grows by one int64 array, shape (2^num_bits + 1,),
                 in every step: how many elements of the update had level -L, ..., L.
-            compile: whether the work goes through torch.compile: "on", "off", or "auto", which
-                does so for large models, see `compsgd.compiling.pays`, if there is a compiler.
+            compile: what is compiled: "native", what there are loops for (`compsgd.loops`), on a
+                CPU; "on", the rest by torch.compile, too; "off", nothing; or "auto", which
+                chooses by the size of the model, see `compsgd.compiling.choose`.
             seed: fixes every random bit; the same on every process.
             num_workers: N, the workers that vote; all of them live in this process, unless an
                 exchange says otherwise.
@@ -132,6 +149,29 @@ class CompressedSGD(LevelOptimizer):
         if saved is None:
             raise CompsgdError(f"worker {worker} is not hosted by this process")
         return saved["max"], saved["min"]
+
+    def _write_codes(
+        self,
+        codes: Tensor,
+        worker: int,
+        gradient: GradientParts,
+        present: Sequence[bool],
+        key: int | None,
+    ) -> None:
+        codec = self.kernels.codec(self._alphabet, self._device)
+        if codec is None or key is None or self.binning != "lin":
+            super()._write_codes(codes, worker, gradient, present, key)
+            return
+        coins = codec.coins(key, self._first, codes.numel())
+        bounds, decays = self.worker_range(worker), (self.decay_max, self.decay_min)
+        for run, values in gradient.parts:
+            own = [bound[run.slice] for bound in bounds]
+            codec.code_levels(codes[run.slice], values, own, decays, coins, run.start)
+        for run in self._layout.absent_runs(present):
+            # As if of gradients 0, which the range does not see.
+            zero = torch.zeros(run.numel)
+            unseen = [bound[run.slice].clone() for bound in bounds]
+            codec.code_levels(codes[run.slice], zero, unseen, decays, coins, run.start)
 
     def _make_codes(
         self, out: Tensor, worker: int, gradient: Tensor, part: CoinedPiece, absent: Sequence[Run]

@@ -15,10 +15,10 @@ from compsgd.compiling import Kernels
 from compsgd.errors import CompsgdError
 from compsgd.grouping import LANES
 from compsgd.integrity import check_received
-from compsgd.kernels import pack_codes
+from compsgd.kernels import pack_codes, unpack_codes
 from compsgd.pieces import packed_size
 
-_EAGER = Kernels(compiled=False)
+_EAGER = Kernels("off")
 
 
 def packed_num_bytes(numel: int, num_bits: int, zeros: bool = False) -> int:
@@ -83,6 +83,10 @@ def pack_levels(levels: Tensor, alphabet: Alphabet) -> Tensor:
 def pack_shard(packed: Tensor, codes: Tensor, alphabet: Alphabet, kernels: Kernels) -> None:
     """Packs codes, alphabet.code_dtype of shape (numel,), into a shard of the wire, uint8 of shape
     (shard_size(numel, alphabet),) or longer, which ends in zeros."""
+    codec = kernels.codec(alphabet, codes.device)
+    if codec is not None:
+        codec.pack(packed, codes)
+        return
     for piece in kernels.pieces(codes.numel(), alphabet):
         place = packed[piece.bytes.slice]
         out = piece.byte_rows(place)
@@ -91,6 +95,21 @@ def pack_shard(packed: Tensor, codes: Tensor, alphabet: Alphabet, kernels: Kerne
         if piece.is_tail:
             place.copy_(piece.flat_bytes(out))
     packed[packed_size(codes.numel(), alphabet) :] = 0
+
+
+def unpack_shard(codes: Tensor, packed: Tensor, alphabet: Alphabet, kernels: Kernels) -> None:
+    """The inverse of pack_shard."""
+    codec = kernels.codec(alphabet, codes.device)
+    if codec is not None:
+        codec.unpack(codes, packed)
+        return
+    for piece in kernels.pieces(codes.numel(), alphabet):
+        place = codes[piece.elements.slice]
+        out = piece.rows(place)
+        args = out, piece.byte_rows(packed[piece.bytes.slice])
+        kernels.run(unpack_codes, piece.num_blocks, *args, alphabet=alphabet)
+        if piece.is_tail:
+            place.copy_(piece.flat(out))
 
 
 def unpack_levels(packed: Tensor, numel: int, alphabet: Alphabet) -> Tensor:

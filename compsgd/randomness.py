@@ -21,7 +21,7 @@ BREAK_TIE = "break ties of the vote"
 
 COIN_ROWS = 8
 COIN_COLUMNS = 512
-_BLOCK = COIN_ROWS * COIN_COLUMNS
+COIN_BLOCK = COIN_ROWS * COIN_COLUMNS
 _WORDS = COIN_COLUMNS // 4
 
 
@@ -54,7 +54,7 @@ def random_bits(
 ) -> Tensor:
     """The fair bits of elements start..start+count-1 of a key's stream; uint8, shape (count,).
     Arguments as for block_coins."""
-    found = block_coins(key, start, -(-count // _BLOCK), device, hash_words)
+    found = block_coins(key, start, -(-count // COIN_BLOCK), device, hash_words)
     return spread_coins(found).flatten()[:count]
 
 
@@ -78,7 +78,7 @@ def block_coins(
         uint8, shape (num_blocks, 512): bit j of [k, c] is that of element
         start + 4096 k + 512 j + c.
     """
-    block, offset = divmod(start, _BLOCK)
+    block, offset = divmod(start, COIN_BLOCK)
     row, column = divmod(offset, COIN_COLUMNS)
     # A start within a block needs the next one too.
     end_block = block + num_blocks + (1 if offset else 0)

@@ -20,6 +20,7 @@ from compsgd.electorate import Electorate
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange, InProcessExchange
 from compsgd.flat import FlatLayout, Run
+from compsgd.gradient_parts import GradientParts, gather
 from compsgd.vote import MAX_WORKERS
 from compsgd.witness import RoundWitness
 
@@ -69,8 +70,10 @@ class RoundOptimizer(torch.optim.Optimizer):
     # What subclasses say.
 
     @abstractmethod
-    def _make_payload(self, worker: int, gradient: Tensor, present: Sequence[bool]) -> Tensor:
-        """The ballot's content: `gradient` is finite, flat, and 0 where a parameter is absent."""
+    def _make_payload(
+        self, worker: int, gradient: GradientParts, present: Sequence[bool]
+    ) -> Tensor:
+        """The ballot's content: `gradient` is finite, and 0 where a parameter is absent."""
 
     @abstractmethod
     def _blank_payload(self) -> Tensor:
@@ -115,7 +118,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         hosted = self.exchange.hosted
         worker_id = hosted[check_integer("worker", worker, 0, len(hosted) - 1)]
         gradient, present = self._gather_gradient()
-        culprit = self._layout.first_non_finite(gradient)
+        culprit = self._first_non_finite(gradient)
         if culprit is not None:
             present = [False] * len(present)
         takes_part = any(present)
@@ -228,11 +231,15 @@ class RoundOptimizer(torch.optim.Optimizer):
         names = [name for group in self.param_groups for name in group.get("param_names", ())]
         return str(names[index]) if names else f"number {index}"
 
-    def _gather_gradient(self) -> tuple[Tensor, list[bool]]:
-        """The gradients now in `p.grad`, flat, and by parameter whether there is one."""
+    def _gather_gradient(self) -> tuple[GradientParts, list[bool]]:
+        """The gradients now in `p.grad`, and by parameter whether there is one."""
         parameters = self._parameters()
-        gradient = self._layout.gather_gradients(parameters, self._device)
+        gradient = gather(parameters, self._layout, self._device)
         return gradient, [parameter.grad is not None for parameter in parameters]
+
+    def _first_non_finite(self, gradient: GradientParts) -> int | None:
+        """The number of the first parameter whose gradient is not finite, or None."""
+        return gradient.first_non_finite()
 
     def _header(
         self, worker: int, present: Sequence[bool], culprit: int | None = None

@@ -13,6 +13,7 @@ from compsgd.electorate import Electorate
 from compsgd.errors import CompsgdError
 from compsgd.exchange import Exchange
 from compsgd.flat import Run
+from compsgd.gradient_parts import GradientParts
 from compsgd.round_optimizer import RoundOptimizer
 from compsgd.vote import mean
 
@@ -52,9 +53,12 @@ class SGD(RoundOptimizer):
         self._add_slots(slot)
         super().compress(worker)
 
-    def _make_payload(self, worker: int, gradient: Tensor, present: Sequence[bool]) -> Tensor:
+    def _make_payload(
+        self, worker: int, gradient: GradientParts, present: Sequence[bool]
+    ) -> Tensor:
+        flat = gradient.flat()
         # The caller may go on to use the buffer that the gradients are views of.
-        return gradient.clone() if _is_in_use(gradient, self._parameters()) else gradient
+        return flat.clone() if _is_in_use(flat, self._parameters()) else flat
 
     def _blank_payload(self) -> Tensor:
         return torch.zeros(self._layout.numel, dtype=torch.float32, device=self._device)

@@ -4,9 +4,11 @@ Either this process counts everything, or every process counts one shard of all 
 the result to all.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,9 +21,15 @@ from compsgd.exchange import Exchange
 from compsgd.flat import Run, shard_numel, shard_run
 from compsgd.integrity import check_received
 from compsgd.kernels import add_ballots, read_tally, tally
-from compsgd.packing import pack_shard
+from compsgd.packing import pack_shard, unpack_shard
 from compsgd.pieces import Piece, shard_size
 from compsgd.scratch import Scratch
+
+if TYPE_CHECKING:
+    from compsgd.native import NativeCodec
+
+# Few enough for the cache.
+_LEVELS_AT_ONCE = 1 << 16
 
 # Rows of elements into which something is written, and for which voters.
 _Compute = Callable[[Tensor, tuple[int, ...]], Tensor]
@@ -37,8 +45,10 @@ class Tally:
         alphabet: of the ballots.
         out_alphabet: of what is counted: a vote has that of the ballots, a sum its own.
         is_vote: whether the update is the vote on the levels, or their exact mean.
+        device: where the payloads are.
         tie_key: from derive_key, for ties; None where they are not broken.
-        scratch: memory for a piece of the update.
+        codes: memory for codes of out_alphabet.
+        update: memory for a piece of the update.
     """
 
     numel: int
@@ -46,10 +56,12 @@ class Tally:
     alphabet: Alphabet
     out_alphabet: Alphabet
     is_vote: bool
+    device: torch.device
     tie_key: int | None
     exchange: Exchange
     kernels: Kernels
-    scratch: Scratch
+    codes: Scratch
+    update: Scratch
 
     def updates(
         self, electorates: Sequence[Electorate], payloads: Tensor
@@ -63,21 +75,48 @@ class Tally:
         Raises:
             CompsgdError: damaged bytes, of a ballot or of another process's count.
         """
-        check_received(
-            payloads, self._shard(self.exchange.shard).numel, self.alphabet, self.kernels
-        )
-        logical_bytes = self._shard_size(self.exchange.logical_num_shards)
+        if self._codec is not None:
+            yield from self._levels_of(self.vote_codes(electorates, payloads), self._codec)
+            return
+        self._check_ballots(payloads)
         if self.exchange.num_shards == 1:
-            self.exchange.counted_alone(logical_bytes)
+            self._note_counted_alone()
             yield from self._count_all(electorates, payloads)
             return
-        counted = self._count_shard(electorates, payloads)
-        received = self.exchange.collect(counted, logical_bytes)
-        shards = [self._shard(i) for i in range(self.exchange.num_shards)]
-        for shard, packed in zip(shards, received, strict=True):
-            check_received(packed[None], shard.numel, self.out_alphabet, self.kernels)
-        for shard, packed in zip(shards, received, strict=True):
+        received = self._collect(electorates, payloads)
+        for shard, packed in zip(self._shards(), received, strict=True):
             yield from self._read_shard(electorates, shard, packed)
+
+    def vote_codes(self, electorates: Sequence[Electorate], payloads: Tensor) -> Tensor:
+        """The same vote as codes, which take a byte where levels take four: all at once,
+        out_alphabet.code_dtype of shape (numel,), until the next round."""
+        self._check_ballots(payloads)
+        if self.exchange.num_shards == 1:
+            self._note_counted_alone()
+            return self._shard_codes(electorates, payloads)
+        received = self._collect(electorates, payloads)
+        codes = self.codes.flat(self.numel, payloads.device)
+        for shard, packed in zip(self._shards(), received, strict=True):
+            unpack_shard(codes[shard.slice], packed, self.out_alphabet, self.kernels)
+        return codes
+
+    @property
+    def _codec(self) -> NativeCodec | None:
+        """The loops that can do this counting, if there are any."""
+        if not self.is_vote or self.tie_key is None:
+            return None
+        codec = self.kernels.codec(self.alphabet, self.device)
+        return codec if codec and codec.may_count(self.exchange.num_workers) else None
+
+    def _check_ballots(self, payloads: Tensor) -> None:
+        shard = self._shard(self.exchange.shard)
+        check_received(payloads, shard.numel, self.alphabet, self.kernels)
+
+    def _note_counted_alone(self) -> None:
+        self.exchange.counted_alone(self._shard_size(self.exchange.logical_num_shards))
+
+    def _shards(self) -> list[Run]:
+        return [self._shard(i) for i in range(self.exchange.num_shards)]
 
     def _shard(self, i: int) -> Run:
         return shard_run(self.numel, self.exchange.num_shards, i)
@@ -89,14 +128,36 @@ class Tally:
         self, electorates: Sequence[Electorate], payloads: Tensor
     ) -> Iterator[tuple[Run, Tensor]]:
         for part in self._coined_pieces(Run(0, self.numel), payloads.device):
-            out = self.scratch.rows(part.piece, payloads.device)
+            out = self.update.rows(part.piece, payloads.device)
             rows = self._by_electorate(electorates, part, out, self._counting(payloads, part, None))
             yield part.run, part.piece.flat(rows)
 
-    def _count_shard(self, electorates: Sequence[Electorate], payloads: Tensor) -> Tensor:
-        """The count of this process's shard, packed for the others."""
+    def _levels_of(self, codes: Tensor, codec: NativeCodec) -> Iterator[tuple[Run, Tensor]]:
+        for start in range(0, self.numel, _LEVELS_AT_ONCE):
+            run = Run(start, min(start + _LEVELS_AT_ONCE, self.numel))
+            update = self.update.flat(run.numel, codes.device)
+            codec.write_levels(update, codes[run.slice])
+            yield run, update
+
+    def _collect(self, electorates: Sequence[Electorate], payloads: Tensor) -> Tensor:
+        """Every process's count of its shard, packed: uint8, shape (num_shards, num_bytes)."""
+        codes = self._shard_codes(electorates, payloads)
+        num_bytes = self._shard_size(self.exchange.num_shards)
+        packed = torch.empty(num_bytes, dtype=torch.uint8, device=payloads.device)
+        pack_shard(packed, codes, self.out_alphabet, self.kernels)
+        logical_bytes = self._shard_size(self.exchange.logical_num_shards)
+        received = self.exchange.collect(packed, logical_bytes)
+        for shard, row in zip(self._shards(), received, strict=True):
+            check_received(row[None], shard.numel, self.out_alphabet, self.kernels)
+        return received
+
+    def _shard_codes(self, electorates: Sequence[Electorate], payloads: Tensor) -> Tensor:
+        """The count of this process's shard, as codes."""
         shard, device = self._shard(self.exchange.shard), payloads.device
-        codes = torch.empty(shard.numel, dtype=self.out_alphabet.code_dtype, device=device)
+        codes = self.codes.flat(shard.numel, device)
+        if self._codec is not None:
+            self._vote_natively(codes, electorates, payloads, shard, self._codec)
+            return codes
         for part in self._coined_pieces(shard, device):
             piece = part.piece
             place = codes[piece.elements.slice]
@@ -105,10 +166,24 @@ class Tally:
             rows = self._by_electorate(electorates, part, out, counting)
             if piece.is_tail or rows is not out:
                 place.copy_(piece.flat(rows))
-        num_bytes = self._shard_size(self.exchange.num_shards)
-        packed = torch.empty(num_bytes, dtype=torch.uint8, device=device)
-        pack_shard(packed, codes, self.out_alphabet, self.kernels)
-        return packed
+        return codes
+
+    def _vote_natively(
+        self,
+        codes: Tensor,
+        electorates: Sequence[Electorate],
+        payloads: Tensor,
+        shard: Run,
+        codec: NativeCodec,
+    ) -> None:
+        assert self.tie_key is not None
+        coins = codec.coins(self.tie_key, self.first + shard.start, shard.numel)
+        here = parts_within(electorates, shard)
+        if sum(run.numel for run, _ in here) < shard.numel:
+            # Any code will do where nobody votes, but it must be one.
+            codes.zero_()
+        for run, workers in here:
+            codec.vote(codes, payloads, workers, coins, run.shifted(-shard.start))
 
     def _read_shard(
         self, electorates: Sequence[Electorate], shard: Run, packed: Tensor
@@ -117,7 +192,7 @@ class Tally:
         for piece in self.kernels.pieces(shard.numel, self.out_alphabet):
             part = CoinedPiece(piece, piece.elements.shifted(shard.start), None)
             byte_rows = piece.byte_rows(packed[piece.bytes.slice])
-            out = self.scratch.rows(piece, packed.device)
+            out = self.update.rows(piece, packed.device)
             rows = self._by_electorate(electorates, part, out, self._reading(byte_rows, piece))
             yield part.run, piece.flat(rows)
 

@@ -1,4 +1,7 @@
-"""Compiled kernels send the same bytes and make the same update as eager ones."""
+"""What torch.compile makes of the kernels sends the same bytes as what runs eagerly.
+
+Without Numba's loops, which otherwise do much of the work on a CPU (test_native.py).
+"""
 
 import logging
 import os
@@ -9,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from rounds import numel_for, three_rounds
 
 import compsgd
 from compsgd import compiling
 from compsgd.alphabet import ballot_alphabet
-from compsgd.compiling import Kernels, pays
+from compsgd.compiling import Kernels, choose
 from compsgd.grouping import group_for
 from compsgd.kernels import range_codes
 from compsgd.pieces import BLOCK_COLUMNS
@@ -22,56 +26,20 @@ pytestmark = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler for torch.compile"
 )
 
+
+@pytest.fixture(autouse=True)
+def without_loops(monkeypatch):
+    monkeypatch.setattr(Kernels, "codec", lambda *_: None)
+
+
 ALPHABETS = [(num_bits, rand_zero) for num_bits in range(1, 9) for rand_zero in (True, False)]
-
-
-class Spy(compsgd.InProcessExchange):
-    """Keeps what would have been sent; cut into shards as if by several processes."""
-
-    def __init__(self, num_workers, num_shards):
-        super().__init__(num_workers)
-        self.num_shards = num_shards
-        self.sent = []
-
-    def distribute(self, ballots, logical_num_bytes):
-        self.sent.append(ballots.clone())
-        return super().distribute(ballots, logical_num_bytes)
-
-    def collect(self, result, logical_num_bytes):
-        self.sent.append(result.clone())
-        return result.expand(self.num_shards, -1)
-
-
-def numel_for(num_bits, rand_zero, num_shards):
-    """Two pieces of blocks and a tail in every shard, whose starts lie across blocks."""
-    group = group_for(ballot_alphabet(num_bits, not rand_zero))
-    return num_shards * (3 * group.num_elements * BLOCK_COLUMNS + 1234)
-
-
-def run(compile, optimizer, num_shards, numel, **settings):
-    """Three rounds of two workers, one of which has no gradient for the first parameter."""
-    generator = torch.Generator().manual_seed(1)
-    parameters = [torch.zeros(5000), torch.zeros(numel - 5000)]
-    exchange = Spy(2, num_shards)
-    one = optimizer(parameters, 0.01, exchange=exchange, compile=compile, **settings)
-    for round_ in range(3):
-        for worker in range(2):
-            for parameter in parameters:
-                gradient = torch.randn(parameter.shape, generator=generator)
-                parameter.grad = gradient * (gradient.abs() > 0.3)
-            if (round_, worker) == (1, 1):
-                parameters[0].grad = None
-            one.compress(worker)
-        one.step()
-    assert one.kernels.is_compiled == (compile == "on")
-    return [*exchange.sent, *parameters, *one.bin_counts]
 
 
 def assert_same(optimizer, num_shards, numel, monkeypatch, **settings):
     # Small pieces, so that there are several.
     monkeypatch.setattr(compiling, "PIECE_NUMEL", 1 << 14)
     eager, compiled = (
-        run(compile, optimizer, num_shards, numel, count_usages=True, **settings)
+        three_rounds(compile, optimizer, num_shards, numel, count_usages=True, **settings)
         for compile in ("off", "on")
     )
     assert len(eager) == len(compiled) > 5
@@ -123,13 +91,13 @@ def test_exp_moves_only_values_on_an_edge(rand_zero):
     gradient = torch.randn(2, rows, BLOCK_COLUMNS, generator=generator) * 1e-2
     coins = torch.zeros(2, BLOCK_COLUMNS, dtype=torch.uint8) if rand_zero else None
     codes, bounds = [], []
-    for compiled in (False, True):
+    for compile in ("off", "on"):
         maximum = torch.full_like(gradient, 2e-2)
         bounds.append((maximum, -maximum))
         out = torch.empty_like(gradient, dtype=alphabet.code_dtype)
         args = out, gradient, *bounds[-1], torch.tensor([0.99, 0.99]), coins
         settings = {"alphabet": alphabet, "num_bits": num_bits, "binning": "exp"}
-        codes.append(Kernels(compiled).run(range_codes, 2, *args, **settings).to(torch.int32))
+        codes.append(Kernels(compile).run(range_codes, 2, *args, **settings).to(torch.int32))
     for ours, theirs in zip(*bounds, strict=True):
         assert torch.equal(ours, theirs)
     bound = torch.where(gradient > 0, *bounds[0]).abs()
@@ -142,22 +110,31 @@ def test_exp_moves_only_values_on_an_edge(rand_zero):
 
 
 def test_the_rule_of_auto():
-    assert pays(3_217_226, 4, 235)
-    assert not pays(18_000, 4, 300)
-    assert pays(2_000_000, 1)
-    assert not pays(1_999_999, 1)
+    assert choose("auto", 3_217_226, 4, 235) == "on"
+    assert choose("auto", 18_000, 4, 300) == "off"
+    assert choose("auto", 2_000_000, 1) == "on"
+    assert choose("auto", 1_999_999, 1) == "native"
+    assert choose("auto", 100_000, 1) == "native"
+    assert choose("auto", 99_999, 1) == "off"
+    for choice in ("on", "native", "off"):
+        assert choose(choice, 1, 1) == choice
     parameter = torch.zeros(1_000_000)
     for num_workers, compiled in ((1, False), (2, True)):
         optimizer = compsgd.SignSGD([parameter], 0.1, num_workers=num_workers)
         assert optimizer.kernels.is_compiled == compiled
-    assert not compsgd.SignSGD([parameter], 0.1, num_workers=2, compile="off").kernels.is_compiled
+        assert optimizer.kernels.is_native
+    off = compsgd.SignSGD([parameter], 0.1, num_workers=2, compile="off").kernels
+    assert not off.is_compiled
+    assert not off.is_native
 
 
 NO_COMPILER = """
 import logging, sys, torch, compsgd
 logging.basicConfig(format="%(message)s")
 parameter = torch.zeros(50_000)
-optimizer = compsgd.SignSGD([parameter], 0.1, compile=sys.argv[1], num_workers=40)
+optimizer = compsgd.SignSGD(
+    [parameter], 0.1, rand_zero=False, compile=sys.argv[1], num_workers=40
+)
 parameter.grad = torch.ones(50_000)
 try:
     for _ in range(3):
@@ -192,5 +169,5 @@ def test_a_mistake_in_a_kernel_is_not_taken_for_a_missing_compiler(caplog):
         raise ValueError("a mistake")
 
     with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="a mistake"):
-        Kernels(compiled=False).run(broken, 2, torch.zeros(2))
+        Kernels("off").run(broken, 2, torch.zeros(2))
     assert not caplog.records

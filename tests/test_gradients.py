@@ -6,6 +6,7 @@ from torch import nn
 
 import compsgd
 from compsgd.flat import FlatLayout
+from compsgd.gradient_parts import gather
 from compsgd.gradients import FlatGradients
 
 
@@ -28,7 +29,7 @@ def layout_of(model):
 
 
 def flat_of(model):
-    return layout_of(model).gather_gradients(list(model.parameters()), torch.device("cpu"))
+    return gather(list(model.parameters()), layout_of(model), torch.device("cpu")).flat()
 
 
 def test_the_buffer_holds_what_backward_computes():
@@ -87,7 +88,7 @@ def test_any_other_gradients_are_copied():
     ):
         for parameter, grad in zip(parameters, grads, strict=True):
             parameter.grad = grad
-        flat = layout.gather_gradients(parameters, torch.device("cpu"))
+        flat = gather(parameters, layout, torch.device("cpu")).flat()
         assert (flat.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()) == is_view
         expected = [torch.zeros(2) if grad is None else grad for grad in grads]
         assert torch.equal(flat, torch.cat(expected))

@@ -49,9 +49,11 @@ def test_whole_steps_through_each_hook():
     )  # fmt: skip
     assert finished.exit_code == 0, finished.stderr
     rows = finished.stdout.partition("\n---")[2].splitlines()[1:]
-    assert [row[:16].strip() for row in rows] == [
-        "no communication", "plain DDP", "fp16", "PowerSGD, rank 1", "PowerSGD, rank 2",
+    assert [row[:24].strip() for row in rows] == [
+        "no communication", "plain DDP", "plain DDP, one bucket", "fp16",
+        "PowerSGD 1, one bucket", "PowerSGD 2, one bucket",
         "vote, 1 bit", "vote, 3 bits", "vote, 4 bits",
+        "vote, 1 bit, one bucket", "vote, 3 bits, one bucket", "vote, 4 bits, one bucket",
     ]  # fmt: skip
     assert all(float(row.split()[-3]) > 0 for row in rows)
 

@@ -39,7 +39,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Times each action is timed; the median counts."),
         click.option("--threads", type=click.IntRange(1, 4096), default=1, show_default=True,
                      help="Threads."),
-        _several("--compile", click.Choice(("on", "off")), ["on"],
+        _several("--compile", click.Choice(("on", "native", "off")), ["on"],
                  "Compiled or eager; or both, as in --compile on off."),
         _several("--num_bits", click.IntRange(1, 8), [1, 3, 8], "Bits of a level."),
     ):  # fmt: skip

@@ -15,7 +15,7 @@ from compsgd.comm.exchange import EXCHANGES
 from compsgd.comm.messages import ElsewhereError
 from compsgd.comm.place import Place
 from compsgd.comm.store import StoreError
-from compsgd.compiling import COMPILE_CHOICES, PAYS_FROM
+from compsgd.compiling import COMPILE_CHOICES, NATIVE_PAYS_FROM, PAYS_FROM
 from compsgd.errors import CompsgdError
 from compsgd.workers.bench import bench
 from compsgd.workers.byte_table import byte_table
@@ -140,9 +140,10 @@ _OPTIONS = [
           help="Read the kernel's own counters around the run and compare them with the ledger."),
     _flag("--strict", default=False, help="A gradient that is not finite ends the run."),
     _option("--compile", type=click.Choice(COMPILE_CHOICES), default="auto",
-            help="Compile the compression with torch.compile. auto does where it pays: from "
-            f"{PAYS_FROM / 1e9:g} billion parameters x workers x steps on, if there is a C++ "
-            "compiler."),
+            help="Compile the compression: native what Numba can on a CPU, on the rest with "
+            "torch.compile, too. auto does where it pays: native from "
+            f"{NATIVE_PAYS_FROM / 1e9:g} billion parameters x workers x steps on, on from "
+            f"{PAYS_FROM / 1e9:g} billion, if there is a C++ compiler."),
     _option("--device", type=click.Choice(DEVICES), default="auto",
             help="auto takes a GPU where every process has one."),
     _option("--backend", type=click.Choice(BACKENDS), default="auto",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from compsgd.comm.messages import gather_messages
 from compsgd.comm.place import Place
 from compsgd.comm.process_group import Network
-from compsgd.compiling import PIECE_NUMEL, pays
+from compsgd.compiling import PIECE_NUMEL, choose
 from compsgd.errors import CompsgdError
 from compsgd.exchange import InProcessExchange
 from compsgd.flat import shard_numel
@@ -23,15 +23,20 @@ log = logging.getLogger("compsgd")
 
 @dataclass(frozen=True)
 class Preparation:
-    """Whether the kernels of a run are compiled, and what that took here."""
+    """Which kernels of a run are compiled, and what that took here.
 
-    is_compiled: bool
+    Attributes:
+        choice: "on", "native" or "off", for the optimizers' argument `compile`.
+        seconds: of compiling.
+    """
+
+    choice: str
     seconds: float
 
     @property
-    def choice(self) -> str:
-        """For the optimizers' argument `compile`."""
-        return "on" if self.is_compiled else "off"
+    def is_compiled(self) -> bool:
+        """Whether by torch.compile: that may change what a logarithm rounds to."""
+        return self.choice == "on"
 
 
 class _Rehearsal(InProcessExchange):
@@ -60,33 +65,42 @@ def prepare_kernels(
     Raises:
         RunError: on every process, if it fails on one, with --compile on.
     """
-    asked = options.compile == "on"
-    worthwhile = options.compile == "auto" and pays(numel, options.num_workers, num_rounds)
-    if options.optimizer == "sgd" or not (asked or worthwhile):
-        return Preparation(is_compiled=False, seconds=0.0)
+    choice = choose(options.compile, numel, options.num_workers, num_rounds)
+    if options.optimizer == "sgd" or choice == "off":
+        return Preparation("off", seconds=0.0)
     began = time.perf_counter()
-    failures = []
-    for is_turn in (place.local_rank == 0, place.local_rank != 0):
-        failure = _rehearse(options, numel, num_shards) if is_turn else None
-        failures += [told for told in gather_messages(network.bookkeeping, failure) if told]
-        if failures:
+    is_asked = options.compile != "auto"
+    while choice != "off":
+        failure = _rehearse_everywhere(options, choice, numel, num_shards, network, place)
+        if failure is None:
             break
-    if not failures:
-        return Preparation(is_compiled=True, seconds=time.perf_counter() - began)
-    if asked:
-        raise RunError(failures[0])
-    log.warning("%s: going on without it, slower and with the same results", failures[0])
-    return Preparation(is_compiled=False, seconds=time.perf_counter() - began)
+        if is_asked:
+            raise RunError(failure)
+        log.warning("%s: going on without it, slower and with the same results", failure)
+        choice = "native" if choice == "on" else "off"
+    return Preparation(choice, seconds=time.perf_counter() - began)
 
 
-def _rehearse(options: Options, numel: int, num_shards: int) -> str | None:
+def _rehearse_everywhere(
+    options: Options, choice: str, numel: int, num_shards: int, network: Network, place: Place
+) -> str | None:
+    """Why it failed on some process, or None."""
+    for is_turn in (place.local_rank == 0, place.local_rank != 0):
+        failure = _rehearse(options, choice, numel, num_shards) if is_turn else None
+        for told in gather_messages(network.bookkeeping, failure):
+            if told:
+                return str(told)
+    return None
+
+
+def _rehearse(options: Options, choice: str, numel: int, num_shards: int) -> str | None:
     """One round of a model that has nothing but as many elements as meet every kernel; why it
     failed, or None."""
     shard = min(shard_numel(numel, num_shards), PIECE_NUMEL + 1)
     stand_in = nn.Module()
     stand_in.weight = nn.Parameter(torch.zeros(num_shards * shard))
     exchange = _Rehearsal(options.num_workers, num_shards)
-    optimizer = build_optimizer(options, options.cells()[0], stand_in, exchange, "on")
+    optimizer = build_optimizer(options, options.cells()[0], stand_in, exchange, choice)
     stand_in.weight.grad = torch.zeros_like(stand_in.weight)
     try:
         optimizer.compress(0)

@@ -170,7 +170,7 @@ class _Run:
             "device": str(self._device),
             "backend": dist.get_backend() if self._place.launched else None,
             "threads": torch.get_num_threads(),
-            "compiled": preparation.is_compiled,
+            "compiled": preparation.choice,
             "compile_seconds": round(preparation.seconds, 1),
             "resumed": loaded is not None,
             "launcher": _launcher(),
@@ -359,7 +359,7 @@ def _prepare(
     check_agreement(
         network.bookkeeping, {"whether kernels are compiled": str(preparation.is_compiled)}
     )
-    if place.rank == 0 and preparation.is_compiled:
+    if place.rank == 0 and preparation.choice != "off":
         click.echo(f"compiled the kernels in {preparation.seconds:.1f} s")
     return preparation
 
