@@ -4,8 +4,9 @@ All are even: every process hands over and receives equally many bytes. Gloo has
 none for the types we send, so tensors travel as bytes.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -107,7 +108,8 @@ class Collectives:
         self._record("all_reduce", tensor, sent, sent)
         if self._group is None:
             return lambda: None
-        works = self._start(dist.all_reduce, tensor)
+        with self._named("all_reduce"):
+            works = self._start(dist.all_reduce, tensor)
         return lambda: self._finish("all_reduce", lambda: works)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
@@ -145,13 +147,19 @@ class Collectives:
         Raises:
             CollectiveError: it failed, or took longer than the timeout.
         """
-        try:
+        with self._named(name):
             for work in start():
                 if self._timeout is None or self._is_nccl:
                     work.wait()
                 else:
                     # The group's own timeout bounds each wait inside the collective, not the whole.
                     work.wait(self._timeout)
+
+    @contextlib.contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        """Says which collective it is that fails."""
+        try:
+            yield
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise CollectiveError(f"{name} of {self.purpose.value}: {reason}") from error
