@@ -5,7 +5,6 @@ none for the types we send, so tensors travel as bytes.
 """
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -71,10 +70,9 @@ class Collectives:
         mine = self._to_wire(tensor)
         everyones = mine.new_empty(self.world_size, mine.numel())
         if self._is_nccl:
-            start = functools.partial(self._start, _all_gather_flat, everyones.view(-1), mine)
+            self._finish("all_gather", self._start, _all_gather_flat, everyones.view(-1), mine)
         else:
-            start = functools.partial(self._start_direct_gather, everyones, mine)
-        self._finish("all_gather", start)
+            self._finish("all_gather", self._start_direct_gather, everyones, mine)
         return _from_wire(everyones, tensor, (self.world_size, *tensor.shape))
 
     def all_to_all(self, chunks: Tensor, logical_bytes: int = 0) -> Tensor:
@@ -93,8 +91,7 @@ class Collectives:
             return chunks
         mine = self._to_wire(chunks)
         received = torch.empty_like(mine)
-        start = functools.partial(self._start, dist.all_to_all_single, received, mine)
-        self._finish("all_to_all", start)
+        self._finish("all_to_all", self._start, dist.all_to_all_single, received, mine)
         return _from_wire(received, chunks, chunks.shape)
 
     def all_reduce(self, tensor: Tensor) -> None:
@@ -120,7 +117,7 @@ class Collectives:
         if self._group is None:
             return tensor
         sent = self._to_wire(tensor).clone()
-        self._finish("broadcast", functools.partial(self._start, dist.broadcast, sent, group_src=0))
+        self._finish("broadcast", self._start, dist.broadcast, sent, group_src=0)
         return _from_wire(sent, tensor, tensor.shape)
 
     def record_logical(self, collective: str, logical_bytes: int) -> None:
@@ -141,14 +138,16 @@ class Collectives:
         ]
         return receiving + [dist.isend(mine, group_dst=rank, group=self._group) for rank in others]
 
-    def _finish(self, name: str, start: Callable[[], list[Any]]) -> None:
-        """Runs a collective of torch to its end.
+    def _finish(
+        self, name: str, start: Callable[..., list[Any]], *args: Any, **settings: Any
+    ) -> None:
+        """Runs the collective that `start` starts to its end.
 
         Raises:
             CollectiveError: it failed, or took longer than the timeout.
         """
         with self._named(name):
-            for work in start():
+            for work in start(*args, **settings):
                 if self._timeout is None or self._is_nccl:
                     work.wait()
                 else:
