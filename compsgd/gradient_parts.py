@@ -60,7 +60,8 @@ class GradientParts:
     def first_non_finite(self) -> int | None:
         """Index of the first parameter whose elements are not all finite, or None."""
         # One infinity or NaN makes a sum that is not finite, and so, rarely, do large numbers.
-        if all(bool(values.sum().isfinite()) for _, values in self.parts):
+        sums = [values.sum() for _, values in self.parts]
+        if not sums or bool(torch.stack(sums).isfinite().all()):
             return None
         return self.culprit()
 

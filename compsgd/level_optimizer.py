@@ -1,8 +1,10 @@
 """A round whose ballots are packed levels (design, sections 2 and 3)."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,9 @@ from compsgd.round_optimizer import RoundOptimizer
 from compsgd.scratch import Scratch
 from compsgd.tally import Tally
 from compsgd.vote import round_away
+
+if TYPE_CHECKING:
+    from compsgd.native import Coins, NativeCodec
 
 
 class LevelOptimizer(RoundOptimizer):
@@ -91,6 +96,18 @@ class LevelOptimizer(RoundOptimizer):
         """
         raise NotImplementedError
 
+    def _make_all_codes(
+        self,
+        codec: NativeCodec,
+        codes: Tensor,
+        worker: int,
+        gradient: GradientParts,
+        coins: Coins,
+        absent: Sequence[Run],
+    ) -> None:
+        """The same for the whole vector, by the loops of `codec`; `codes` is flat."""
+        raise NotImplementedError
+
     @property
     def kernels(self) -> Kernels:
         """How this optimizer runs its kernels, decided when they are first needed."""
@@ -128,9 +145,8 @@ class LevelOptimizer(RoundOptimizer):
     ) -> Tensor:
         """1. The codes of the whole vector. 2. Packed, shard by shard."""
         layout = self._layout
-        key = derive_key(self.seed, BREAK_ZERO, self.round, worker) if self.rand_zero else None
         codes = self._codes.flat(layout.numel, self._device)
-        self._write_codes(codes, worker, gradient, present, key)
+        self._write_codes(codes, worker, gradient, present)
         payload = self._row(self.exchange.hosted.index(worker))[:, self._header_num_bytes() :]
         for shard, packed in enumerate(payload):
             run = shard_run(layout.numel, self.exchange.num_shards, shard)
@@ -138,24 +154,24 @@ class LevelOptimizer(RoundOptimizer):
         return payload
 
     def _write_codes(
-        self,
-        codes: Tensor,
-        worker: int,
-        gradient: GradientParts,
-        present: Sequence[bool],
-        key: int | None,
+        self, codes: Tensor, worker: int, gradient: GradientParts, present: Sequence[bool]
     ) -> None:
-        """Writes the codes of a worker's gradient, piece by piece.
+        """Writes the codes of a worker's gradient: by loops where there are any, or piece by piece.
 
         Args:
             codes: of the whole vector, where to write them.
             worker: whose gradient it is.
             gradient: of the whole vector.
             present: by parameter, whether it has one.
-            key: from derive_key, for levels 0; None where zeros are kept.
         """
-        flat, absent = gradient.flat(), self._layout.absent_runs(present)
-        whole = Run(0, self._layout.numel)
+        key = derive_key(self.seed, BREAK_ZERO, self.round, worker) if self.rand_zero else None
+        absent = self._layout.absent_runs(present)
+        codec = self._coder
+        if codec is not None and key is not None:
+            coins = codec.coins(key, self._first, self._layout.numel)
+            self._make_all_codes(codec, codes, worker, gradient, coins, absent)
+            return
+        flat, whole = gradient.flat(), Run(0, self._layout.numel)
         settings = self._first, self._alphabet, key, self.kernels, self._device
         for part in coined_pieces(whole, *settings):
             absent_here = [run for a in absent if (run := a.within(part.run)).numel]
@@ -164,6 +180,11 @@ class LevelOptimizer(RoundOptimizer):
             self._make_codes(out, worker, flat, part, absent_here)
             if part.piece.is_tail:
                 place.copy_(part.piece.flat(out))
+
+    @property
+    def _coder(self) -> NativeCodec | None:
+        """The loops that `_make_all_codes` works with; None where `_make_codes` does the work."""
+        return self.kernels.codec(self._alphabet, self._device)
 
     def _row(self, slot: int) -> Tensor:
         """Where a hosted worker's ballot is written, headers and all, in one buffer for all."""
@@ -218,7 +239,6 @@ class LevelOptimizer(RoundOptimizer):
             alphabet=self._alphabet,
             out_alphabet=self._tally_alphabet,
             is_vote=self.is_vote,
-            device=self._device,
             tie_key=derive_key(self.seed, BREAK_TIE, self.round) if breaks_ties else None,
             exchange=self.exchange,
             kernels=self.kernels,

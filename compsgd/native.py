@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from compsgd import loops
-from compsgd.alphabet import Alphabet, max_level
+from compsgd.alphabet import Alphabet, ballot_alphabet, max_level
 from compsgd.flat import Run
+from compsgd.pieces import packed_size
 from compsgd.randomness import COIN_BLOCK, COIN_ROWS, block_coins
 
 # Sums of levels are counted in 16 bits.
@@ -34,11 +35,12 @@ class NativeCodec:
 
     def __init__(self, num_bits: int) -> None:
         self.num_bits = num_bits
+        self._alphabet = ballot_alphabet(num_bits, zeros=False)
         self._width = (0,) * num_bits
 
     def may_count(self, num_workers: int) -> bool:
         """Whether so many ballots can be added up."""
-        return num_workers * 2 * max_level(self.num_bits) <= _MAX_SUM
+        return num_workers * 2 * self._alphabet.largest <= _MAX_SUM
 
     def coins(self, key: int, start: int, numel: int) -> Coins:
         """Those of elements start..start+numel-1 of the flat vector of all parameters."""
@@ -86,7 +88,7 @@ class NativeCodec:
 
     def pack(self, packed: Tensor, codes: Tensor) -> None:
         """Packs a vector of codes into a shard of the wire, which ends in zeros."""
-        num_bytes = -(-codes.numel() * self.num_bits // 8)
+        num_bytes = packed_size(codes.numel(), self._alphabet)
         loops.pack(packed[:num_bytes].numpy(), codes.numpy(), self._width)
         packed[num_bytes:] = 0
 
@@ -105,12 +107,11 @@ class NativeCodec:
         (num_workers, num_bytes), stride = ballots.shape, ballots.stride(0)
         flat = ballots.as_strided(((num_workers - 1) * stride + num_bytes,), (1,))
         starts = np.array([voter * stride for voter in voters], dtype=np.int64)
-        used_bytes = -(-codes.numel() * self.num_bits // 8)
         loops.vote(
             codes.numpy(),
             flat.numpy(),
             starts,
-            used_bytes,
+            packed_size(codes.numel(), self._alphabet),
             coins.bytes.numpy(),
             coins.offset,
             *run,

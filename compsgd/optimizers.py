@@ -1,7 +1,9 @@
 """The optimizers of levels (design, section 2): sign_sgd, compressed_sgd, compressed_sgd_vote."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,9 @@ from compsgd.flat import Run
 from compsgd.gradient_parts import GradientParts
 from compsgd.kernels import range_codes, sign_codes
 from compsgd.level_optimizer import LevelOptimizer, VotingOptimizer
+
+if TYPE_CHECKING:
+    from compsgd.native import Coins, NativeCodec
 
 
 class SignSGD(VotingOptimizer):
@@ -49,20 +54,16 @@ class SignSGD(VotingOptimizer):
             strict=strict,
         )
 
-    def _write_codes(
+    def _make_all_codes(
         self,
+        codec: NativeCodec,
         codes: Tensor,
         worker: int,
         gradient: GradientParts,
-        present: Sequence[bool],
-        key: int | None,
+        coins: Coins,
+        absent: Sequence[Run],
     ) -> None:
-        codec = self.kernels.codec(self._alphabet, self._device)
-        if codec is None or key is None:
-            super()._write_codes(codes, worker, gradient, present, key)
-        else:
-            coins = codec.coins(key, self._first, codes.numel())
-            codec.code_signs(codes, gradient.flat(), coins)
+        codec.code_signs(codes, gradient.flat(), coins)
 
     def _make_codes(
         self, out: Tensor, worker: int, gradient: Tensor, part: CoinedPiece, absent: Sequence[Run]
@@ -150,24 +151,24 @@ class CompressedSGD(LevelOptimizer):
             raise CompsgdError(f"worker {worker} is not hosted by this process")
         return saved["max"], saved["min"]
 
-    def _write_codes(
+    @property
+    def _coder(self) -> NativeCodec | None:
+        return super()._coder if self.binning == "lin" else None
+
+    def _make_all_codes(
         self,
+        codec: NativeCodec,
         codes: Tensor,
         worker: int,
         gradient: GradientParts,
-        present: Sequence[bool],
-        key: int | None,
+        coins: Coins,
+        absent: Sequence[Run],
     ) -> None:
-        codec = self.kernels.codec(self._alphabet, self._device)
-        if codec is None or key is None or self.binning != "lin":
-            super()._write_codes(codes, worker, gradient, present, key)
-            return
-        coins = codec.coins(key, self._first, codes.numel())
         bounds, decays = self.worker_range(worker), (self.decay_max, self.decay_min)
         for run, values in gradient.parts:
             own = [bound[run.slice] for bound in bounds]
             codec.code_levels(codes[run.slice], values, own, decays, coins, run.start)
-        for run in self._layout.absent_runs(present):
+        for run in absent:
             # As if of gradients 0, which the range does not see.
             zero = torch.zeros(run.numel)
             unseen = [bound[run.slice].clone() for bound in bounds]

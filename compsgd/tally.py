@@ -45,7 +45,6 @@ class Tally:
         alphabet: of the ballots.
         out_alphabet: of what is counted: a vote has that of the ballots, a sum its own.
         is_vote: whether the update is the vote on the levels, or their exact mean.
-        device: where the payloads are.
         tie_key: from derive_key, for ties; None where they are not broken.
         codes: memory for codes of out_alphabet.
         update: memory for a piece of the update.
@@ -56,7 +55,6 @@ class Tally:
     alphabet: Alphabet
     out_alphabet: Alphabet
     is_vote: bool
-    device: torch.device
     tie_key: int | None
     exchange: Exchange
     kernels: Kernels
@@ -75,8 +73,9 @@ class Tally:
         Raises:
             CompsgdError: damaged bytes, of a ballot or of another process's count.
         """
-        if self._codec is not None:
-            yield from self._levels_of(self.vote_codes(electorates, payloads), self._codec)
+        codec = self._codec(payloads.device)
+        if codec is not None:
+            yield from self._levels_of(self.vote_codes(electorates, payloads), codec)
             return
         self._check_ballots(payloads)
         if self.exchange.num_shards == 1:
@@ -100,12 +99,11 @@ class Tally:
             unpack_shard(codes[shard.slice], packed, self.out_alphabet, self.kernels)
         return codes
 
-    @property
-    def _codec(self) -> NativeCodec | None:
+    def _codec(self, device: torch.device) -> NativeCodec | None:
         """The loops that can do this counting, if there are any."""
         if not self.is_vote or self.tie_key is None:
             return None
-        codec = self.kernels.codec(self.alphabet, self.device)
+        codec = self.kernels.codec(self.alphabet, device)
         return codec if codec and codec.may_count(self.exchange.num_workers) else None
 
     def _check_ballots(self, payloads: Tensor) -> None:
@@ -155,8 +153,9 @@ class Tally:
         """The count of this process's shard, as codes."""
         shard, device = self._shard(self.exchange.shard), payloads.device
         codes = self.codes.flat(shard.numel, device)
-        if self._codec is not None:
-            self._vote_natively(codes, electorates, payloads, shard, self._codec)
+        codec = self._codec(device)
+        if codec is not None:
+            self._vote_natively(codes, electorates, payloads, shard, codec)
             return codes
         for part in self._coined_pieces(shard, device):
             piece = part.piece

@@ -31,6 +31,17 @@ def numel_for(num_bits, rand_zero, num_shards):
     return num_shards * (3 * group.num_elements * BLOCK_COLUMNS + 1234)
 
 
+def assert_same_rounds(compile, optimizer, num_shards, numel, **settings):
+    """Nothing differs from what runs eagerly."""
+    eager, other = (
+        three_rounds(choice, optimizer, num_shards, numel, count_usages=True, **settings)
+        for choice in ("off", compile)
+    )
+    assert len(eager) == len(other) > 5
+    for ours, theirs in zip(other, eager, strict=True):
+        assert torch.equal(torch.as_tensor(ours), torch.as_tensor(theirs))
+
+
 def three_rounds(compile, optimizer, num_shards, numel, **settings):
     """Three rounds of two workers, one of which has no gradient for the first parameter."""
     generator = torch.Generator().manual_seed(1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounds import numel_for, three_rounds
+from rounds import assert_same_rounds, numel_for
 
 import compsgd
 from compsgd.alphabet import ballot_alphabet, codes_to_levels
@@ -21,22 +21,12 @@ CPU = torch.device("cpu")
 BITS = range(1, 9)
 
 
-def assert_same(optimizer, num_shards, numel, **settings):
-    eager, native = (
-        three_rounds(compile, optimizer, num_shards, numel, count_usages=True, **settings)
-        for compile in ("off", "native")
-    )
-    assert len(eager) == len(native) > 5
-    for ours, theirs in zip(native, eager, strict=True):
-        assert torch.equal(torch.as_tensor(ours), torch.as_tensor(theirs))
-
-
 @pytest.mark.parametrize("num_bits", BITS)
 @pytest.mark.parametrize("num_shards", [1, 3])
 def test_same_bytes_and_update_of_a_vote(num_bits, num_shards):
     numel = numel_for(num_bits, True, num_shards)
     options = {"num_bits": num_bits, "decay_max": 0.9, "decay_min": 0.7}
-    assert_same(compsgd.CompressedSGDVote, num_shards, numel, **options)
+    assert_same_rounds("native", compsgd.CompressedSGDVote, num_shards, numel, **options)
 
 
 @pytest.mark.parametrize("num_shards", [1, 3])
@@ -51,7 +41,7 @@ def test_same_bytes_and_update_of_a_vote(num_bits, num_shards):
     ],
 )
 def test_same_where_loops_do_some_of_the_work_or_none(optimizer, options, num_shards):
-    assert_same(optimizer, num_shards, numel_for(3, True, num_shards), **options)
+    assert_same_rounds("native", optimizer, num_shards, numel_for(3, True, num_shards), **options)
 
 
 def test_more_workers_than_sums_of_levels_have_room_for():
