@@ -9,7 +9,7 @@ import signal
 # Importing takes seconds: Ctrl-C is to end it then too, but not by a traceback out of torch.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from compsgd.workers.cli import execute, launch  # noqa: E402
+from compsgd.workers.commands.cli import execute, launch  # noqa: E402
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

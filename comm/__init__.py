@@ -1,19 +1,22 @@
-"""Between processes: the process group, exchanges of ballots, the ledger of bytes, and a hook for
-DistributedDataParallel."""
+"""Between processes: exchanges of ballots, the ledger of bytes, a hook for
+DistributedDataParallel, and an aggregator for a loop of one's own."""
 
-from compsgd.comm.collectives import Collectives
-from compsgd.comm.exchange import AllGatherExchange, ScatterReduceExchange, build_exchange
-from compsgd.comm.hook import vote_hook, wrap
-from compsgd.comm.ledger import Ledger
-from compsgd.comm.vote_state import VoteState
+from compsgd.comm.ddp.hook import VoteState, register_vote_hook, vote_hook, wrap
+from compsgd.comm.exchanges import AllGatherExchange, ScatterReduceExchange, build_exchange
+from compsgd.comm.group.collectives import Collectives
+from compsgd.comm.traffic.ledger import Ledger, Purpose
+from compsgd.comm.vote_aggregator import VoteAggregator
 
 __all__ = [
     "AllGatherExchange",
     "Collectives",
     "Ledger",
+    "Purpose",
     "ScatterReduceExchange",
+    "VoteAggregator",
     "VoteState",
     "build_exchange",
+    "register_vote_hook",
     "vote_hook",
     "wrap",
 ]

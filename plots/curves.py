@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from compsgd.errors import CompsgdError
 from compsgd.history import History
+from compsgd.history.axes import Vector, line
 from compsgd.plots.style import add_legend, in_paper_style, line_style, new_figure
-from compsgd.timeline import Vector, line
 
 X_LABELS = {
     "steps": "step",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from compsgd.workers.bench import bench
+from compsgd.workers.commands.bench_command import bench
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("first_run", "codec")

@@ -2,14 +2,15 @@
 
 import importlib.util
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-from compsgd.comm.kernel_counters import can_count
-from compsgd.comm.place import Place
+from compsgd.comm.group.rank_info import RankInfo
+from compsgd.comm.traffic.kernel_counters import can_count
+from compsgd.settings import VoteSettings
 from compsgd.workers.failures import UsageError
 
-OPTIMIZERS = ("sgd", "sign_sgd", "compressed_sgd", "compressed_sgd_vote")
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
 ATTACKS = ("flip", "random", "constant", "nan")
@@ -28,6 +29,21 @@ _MAY_CHANGE = _OWN_AFFAIR | {
     "tensorboard",
 }
 
+# The settings of the vote among the options, by the names of the command line.
+VOTE_OPTIONS = {
+    name: name
+    for name in (
+        "seed",
+        "rand_zero",
+        "exchange",
+        "binning",
+        "num_bits",
+        "count_usages",
+        "strict",
+        "compile",
+    )
+} | {"timeout": "timeout_s"}
+
 Cell = tuple[float, float]
 
 
@@ -35,12 +51,12 @@ Cell = tuple[float, float]
 class Options:
     """The options of `compsgd train`, named as on the command line.
 
-    `lr` and `weight_decay` span the sweep; `weight_decay` is the decay of the range, not L2.
-    `threads` and `timeout` of None leave the choice to the run.
+    `vote` holds those that are settings of the vote; `lr` and `weight_decay` span the sweep;
+    `weight_decay` is the decay of the range, not L2, and `decay_min` and `decay_max` of None are
+    that. `threads` of None leaves the choice to the run.
     """
 
-    seed: int
-    rand_zero: bool
+    vote: VoteSettings
     exp_name: str | None
     log_dir: Path
     overwrite: bool
@@ -55,21 +71,14 @@ class Options:
     weight_decay: tuple[float, ...]
     decay_min: float | None
     decay_max: float | None
-    exchange: str
-    binning: str
-    num_bits: int
     num_workers: int
     shuffle: bool
     batchwise_evaluation: int
-    count_usages: bool
     one_plot_optimizer: bool
     verify_bytes: bool
-    strict: bool
-    compile: str
     device: str
     backend: str
     threads: int | None
-    timeout: float
     checkpoint_every: int
     resume: bool
     adversaries: int
@@ -90,12 +99,13 @@ class Options:
             return [(lr, self.decay_max) for lr in self.lr]
         return [(lr, decay) for lr in self.lr for decay in self.weight_decay]
 
-    def decays(self, cell: Cell) -> tuple[float, float]:
-        """(decay_min, decay_max) of a cell."""
+    def vote_of(self, cell: Cell) -> VoteSettings:
+        """The settings of the vote in a cell."""
         _, decay = cell
-        return (
-            decay if self.decay_min is None else self.decay_min,
-            decay if self.decay_max is None else self.decay_max,
+        return replace(
+            self.vote,
+            decay_min=decay if self.decay_min is None else self.decay_min,
+            decay_max=decay if self.decay_max is None else self.decay_max,
         )
 
     def folder_name(self) -> str:
@@ -105,8 +115,8 @@ class Options:
     def _name_parts(self) -> list[str]:
         parts = [self.optimizer, self.dataset, self.model, f"B{self.batch_size}", f"e{self.epochs}"]
         if self.has_range:
-            parts += [f"n{self.num_bits}", self.binning]
-        if self.optimizer != "sgd" and not self.rand_zero:
+            parts += [f"n{self.vote.num_bits}", self.vote.binning]
+        if self.optimizer != "sgd" and not self.vote.rand_zero:
             parts.append("zeros")
         parts.append("lr" + "-".join(map(str, self.lr)))
         if self.has_range:
@@ -120,11 +130,11 @@ class Options:
             parts.append(f"EvalInterval{self.batchwise_evaluation}")
         if not self.shuffle:
             parts.append("unshuffled")
-        if self.exchange != "auto":
-            parts.append(self.exchange)
+        if self.vote.exchange != "auto":
+            parts.append(self.vote.exchange)
         if self.adversaries:
             parts.append(self.attack_name())
-        return [*parts, f"Seed{self.seed}", f"Workers{self.num_workers}"]
+        return [*parts, f"Seed{self.vote.seed}", f"Workers{self.num_workers}"]
 
     def attack_name(self) -> str:
         return f"{self.adversaries}{self.attack}"
@@ -141,14 +151,20 @@ class Options:
         """The options that all processes must have alike, as text; those that say where files
         are, or how fast a machine is, may differ."""
         return {
-            f"--{field.name}": str(getattr(self, field.name))
-            for field in fields(self)
-            if field.name not in _OWN_AFFAIR
+            f"--{name}": str(value)
+            for name, value in self.as_dict().items()
+            if name not in _OWN_AFFAIR
         }
 
-    def check(self, place: Place) -> None:
+    def as_dict(self) -> dict[str, Any]:
+        """By the names of the command line."""
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "vote"}
+        vote = {option: getattr(self.vote, name) for option, name in VOTE_OPTIONS.items()}
+        return {**vote, **own}
+
+    def check(self, rank_info: RankInfo) -> None:
         """Raises UsageError for options that do not go together, or not with what is installed."""
-        self._check_workers(place)
+        self._check_workers(rank_info)
         self._check_sweep()
         self._check_folder()
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -156,17 +172,17 @@ class Options:
                 "--tensorboard needs a package that is not installed: pip install tensorboard"
             )
 
-    def _check_workers(self, place: Place) -> None:
-        if self.num_workers % place.world_size:
+    def _check_workers(self, rank_info: RankInfo) -> None:
+        if self.num_workers % rank_info.world_size:
             raise UsageError(
-                f"--num_workers {self.num_workers} is no multiple of the {place.world_size} "
+                f"--num_workers {self.num_workers} is no multiple of the {rank_info.world_size} "
                 "processes that torchrun started"
             )
         if self.adversaries > self.num_workers:
             raise UsageError(
                 f"--adversaries {self.adversaries} is more than the {self.num_workers} workers"
             )
-        if self.verify_bytes and (place.world_size == 1 or not can_count()):
+        if self.verify_bytes and (rank_info.world_size == 1 or not can_count()):
             raise UsageError(
                 "--verify_bytes compares with the kernel's counters of TCP sockets: it needs "
                 "several processes, and Linux"

@@ -16,10 +16,10 @@ from tables import as_markdown, as_text
 
 from compsgd.files import atomic_write
 from compsgd.plots import save_figure
-from compsgd.workers.cli import execute
-from compsgd.workers.data import DATASETS
+from compsgd.workers.commands.cli import execute
+from compsgd.workers.data.datasets import DATASETS
 from compsgd.workers.failures import RunError, UsageError
-from compsgd.workers.progress import on_a_terminal
+from compsgd.workers.report.progress import on_a_terminal
 
 _OPTIONS = [
     click.option("--dataset", type=click.Choice(DATASETS), default="MNIST", show_default=True),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cells import Training
 
-from compsgd.workers.data import load_dataset
+from compsgd.workers.data.datasets import load_dataset
 from compsgd.workers.failures import RunError, UsageError
 
 _TRAIN = [str(Path(sys.executable).parent / "compsgd"), "train"]

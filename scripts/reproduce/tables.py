@@ -7,7 +7,7 @@ from cells import Cell, Family
 from measures import Numbers, finished_folders, mean
 from running import Laboratory
 
-from compsgd.workers.tables import format_table
+from compsgd.workers.report.tables import format_table
 
 NOISE_FLOOR_POINTS = 0.6
 _NOTHING = "-"

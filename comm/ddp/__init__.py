@@ -1,0 +1,1 @@
+"""The vote as a communication hook of DistributedDataParallel."""

@@ -1,0 +1,289 @@
+"""Voted gradients in anyone's DistributedDataParallel: a communication hook and its state.
+
+The signature and the conventions are those of torch.distributed.algorithms.ddp_comm_hooks.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from compsgd.comm.ddp.bucket_queue import BucketQueue
+from compsgd.comm.group_vote import GroupVote
+from compsgd.comm.membership import Membership
+from compsgd.comm.parameters import GradientTracker
+from compsgd.comm.traffic.ledger import Ledger
+from compsgd.errors import SettingError
+from compsgd.settings import VoteSettings, takes_settings
+
+log = logging.getLogger("compsgd")
+
+_SETTINGS = (
+    "num_bits", "binning", "decay_min", "decay_max", "rand_zero", "scale", "exchange",
+    "min_compress_numel", "exempt_1d", "start_vote_iter", "seed", "compile", "timeout_s",
+)  # fmt: skip
+
+
+@takes_settings(*_SETTINGS)
+class VoteState:
+    """Settings and state of `vote_hook`, one for each model.
+
+    An element-wise range costs 8 bytes a parameter that is voted on.
+
+    Source:
+        design, sections 2 and 5.
+
+    Args:
+        process_group: over whose processes; None for all. The collectives of the vote run on a
+            group of their own made from it in the first backward, so that they meet none of DDP's.
+            Where it is not of all processes, torch counts that group on its members alone: a later
+            new_group of all processes then needs use_local_synchronization, too.
+        params: the model's parameters in its order; `register_vote_hook` fills them in.
+        vote_settings: to start from; keyword arguments win.
+        {settings}
+
+    Raises:
+        SettingError: an argument out of bounds.
+
+    Example:
+        >>> import torch
+        >>> from compsgd.comm import VoteState
+        >>> model = torch.nn.Linear(4, 2)
+        >>> state = VoteState(params=model.parameters(), num_bits=1, scale="mean_abs")
+        >>> state.settings.num_bits, state.iteration
+        (1, 0)
+        >>> # ddp.register_comm_hook(state, compsgd.comm.vote_hook)
+    """
+
+    def __init__(
+        self,
+        process_group: dist.ProcessGroup | None = None,
+        params: Iterable[Tensor] | None = None,
+        *,
+        vote_settings: VoteSettings | None = None,
+        **changes: Any,
+    ) -> None:
+        settings = VoteSettings.of_client("VoteState", _SETTINGS, vote_settings, changes)
+        self._membership = Membership(settings, process_group)
+        self._tracker: GradientTracker | None = None
+        self._queue: BucketQueue | None = None
+        if params is not None:
+            self.params = params
+
+    @property
+    def settings(self) -> VoteSettings:
+        """What it was made with."""
+        return self._membership.settings
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """Over whose processes; None for all."""
+        return self._membership.process_group
+
+    @property
+    def ledger(self) -> Ledger:
+        """The bytes of the last 1000 steps, and of all of them together."""
+        return self._membership.ledger
+
+    @property
+    def iteration(self) -> int:
+        """How many backward passes have been synchronised."""
+        return self._membership.iteration
+
+    @iteration.setter
+    def iteration(self, iteration: int) -> None:
+        self._membership.iteration = iteration
+
+    @property
+    def params(self) -> list[Tensor] | None:
+        """The model's parameters in its order, without those that need no gradient. Set anew, they
+        keep the range if it is of their size."""
+        params = self._membership.params
+        return None if params is None else params.all
+
+    @params.setter
+    def params(self, params: Iterable[Tensor]) -> None:
+        known = self._membership.set_params(params)
+        self.release()
+        self._queue = None
+        self._tracker = GradientTracker(known.all)
+
+    @property
+    def bytes_per_step(self) -> float:
+        """Gradient bytes that this process has sent a step, on average; 0 before the first."""
+        return self._membership.bytes_per_step
+
+    @property
+    def compression_rate(self) -> float | None:
+        """What a float32 ring all-reduce sends, over what was sent; None while nothing was."""
+        return self._membership.compression_rate
+
+    def summary(self) -> str:
+        """Bytes that this process has sent a step, beside a float32 ring all-reduce, as a table."""
+        return self._membership.summary()
+
+    def connect(self) -> GroupVote:
+        """Joins the other processes, which compare their settings; `vote_hook` calls it in the
+        first backward, on all processes together.
+
+        Raises:
+            SettingError: the parameters are not known, or processes disagree.
+            PeerError: not all processes came.
+        """
+        return self._membership.connect()
+
+    def submit(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+        """A future of the bucket's buffer, overwritten by the vote; see `vote_hook`."""
+        if self._queue is None:
+            vote, params = self.connect(), self._membership.params
+            assert params is not None, "connect has checked"
+            assert self._tracker is not None, "it comes with the parameters"
+            self._queue = BucketQueue(vote, params, self._tracker)
+        round_ = self._membership.iteration - self._membership.settings.start_vote_iter
+        future = self._queue.submit(bucket, round_)
+        if bucket.is_last():
+            self._membership.iteration += 1
+        return future
+
+    def release(self) -> None:
+        """Stops watching the parameters: for a state that is not used after all."""
+        if self._tracker is not None:
+            self._tracker.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's: the iteration, the range, and the settings that they belong to."""
+        return self._membership.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what `state_dict` has saved on this rank; nothing changes if it does not fit.
+
+        Raises:
+            SettingError: of other settings, of other parameters, or of something else.
+        """
+        self._membership.load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the group, the parameters and whatever runs: another process has its own."""
+        log.warning("a pickled VoteState has neither its process group nor its parameters")
+        return {
+            "settings": self.settings,
+            "iteration": self.iteration,
+            "ranges": self._membership.ranges(),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(vote_settings=state["settings"])  # type: ignore[misc]
+        self._membership.restore(state["iteration"], state["ranges"])
+
+
+def vote_hook(
+    state: VoteState,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
+    """Replaces a bucket's gradients by the vote of all processes on them.
+
+    1. Each discretises its gradients against its own range, and packs them. 2. They exchange the
+    codes. 3. The vote, times `scale`, is the gradient of all. A process whose gradients in the
+    bucket are not all finite sits out of it; where all do, they get the average of plain DDP, so
+    that a GradScaler sees it. The same goes for gradients that are averaged.
+
+    All of it runs on a thread of its own, bucket after bucket, while backward goes on.
+
+    Source:
+        design, sections 2 and 5.
+
+    Args:
+        state: its settings, its ranges, and the model's parameters.
+        bucket: as DistributedDataParallel hands it over.
+
+    Returns:
+        a future of the bucket's buffer, overwritten.
+
+    Raises:
+        SettingError: the state does not know the parameters, or processes disagree.
+
+    Example:
+        >>> import torch
+        >>> import torch.distributed as dist
+        >>> from torch.nn.parallel import DistributedDataParallel
+        >>> from compsgd.comm import VoteState, vote_hook
+        >>> store = dist.HashStore()
+        >>> dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> ddp = DistributedDataParallel(torch.nn.Linear(3, 1, bias=False))
+        >>> ddp.register_comm_hook(VoteState(params=ddp.parameters(), num_bits=3), vote_hook)
+        >>> ddp(torch.tensor([[0.5, -0.1, 2.0]])).sum().backward()
+        >>> ddp.module.weight.grad.tolist()  # at first each gradient is its own range
+        [[4.0, -4.0, 4.0]]
+        >>> dist.destroy_process_group()
+    """
+    return state.submit(bucket)
+
+
+def register_vote_hook(ddp: DistributedDataParallel, **settings: Any) -> VoteState:
+    """Registers `vote_hook` with a model; on every rank alike.
+
+    Source:
+        design, sections 2 and 5.
+
+    Args:
+        ddp: the model.
+        settings: as for VoteState, but for process_group and params, which are the model's.
+
+    Returns:
+        the state: `ledger`, `summary()`, `state_dict()`.
+
+    Raises:
+        SettingError: no DistributedDataParallel, one that has a hook already, or one that casts
+            gradients itself; a setting that is none.
+
+    Example:
+        >>> import torch
+        >>> import torch.distributed as dist
+        >>> from torch.nn.parallel import DistributedDataParallel
+        >>> from compsgd.comm import register_vote_hook
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> ddp = DistributedDataParallel(torch.nn.Linear(3, 1))
+        >>> state = register_vote_hook(ddp, num_bits=1, scale="mean_abs", exempt_1d=True)
+        >>> ddp(torch.ones(2, 3)).sum().backward()
+        >>> state.iteration
+        1
+        >>> dist.destroy_process_group()
+    """
+    unknown = sorted(set(settings) - {*_SETTINGS, "vote_settings"})
+    if unknown:
+        raise SettingError(
+            f"register_vote_hook has no setting {', '.join(unknown)}; there are "
+            f"{', '.join(_SETTINGS)}"
+        )
+    if not isinstance(ddp, DistributedDataParallel):
+        raise SettingError(
+            f"register_vote_hook takes a DistributedDataParallel, and got a {type(ddp).__name__}: "
+            "wrap the model in torch.nn.parallel.DistributedDataParallel first"
+        )
+    if getattr(ddp, "mixed_precision", None) is not None:
+        raise SettingError(
+            "this DistributedDataParallel has mixed_precision, which needs the hook for itself; "
+            "use torch.autocast and a GradScaler, which go together with the vote"
+        )
+    state = VoteState(ddp.process_group, ddp.module.parameters(), **settings)
+    try:
+        ddp.register_comm_hook(state, vote_hook)
+    except RuntimeError as error:
+        state.release()
+        raise SettingError(f"this DistributedDataParallel takes no hook: {error}") from error
+    return state
+
+
+def wrap(ddp: DistributedDataParallel, **settings: Any) -> VoteState:
+    """The older name of `register_vote_hook`, kept for one version.
+
+    Example:
+        >>> import compsgd.comm
+        >>> compsgd.comm.wrap.__doc__.splitlines()[0]
+        'The older name of `register_vote_hook`, kept for one version.'
+    """
+    return register_vote_hook(ddp, **settings)

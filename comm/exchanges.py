@@ -1,0 +1,213 @@
+"""Exchanges of ballots between processes (design, sections 3 and 6).
+
+Worker i lives on process i mod W. The results are bit-identical for either exchange and any W.
+Another exchange is another class with these methods, and a line in KINDS.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import torch.distributed as dist
+from torch import Tensor
+
+from compsgd.checks import check_choice
+from compsgd.codec.wire import RoundFormat
+from compsgd.comm.group.collectives import Collectives
+from compsgd.comm.traffic.ledger import Ledger, Logical, Purpose
+from compsgd.errors import SettingError
+from compsgd.voting.exchange import Exchange
+
+
+class _ProcessExchange:
+    """What both exchanges share: who is hosted.
+
+    Attributes:
+        ledger: the record of bytes.
+    """
+
+    def __init__(self, collectives: Collectives) -> None:
+        """
+        Args:
+            collectives: over the processes' group; their num_workers is N.
+
+        Raises:
+            SettingError: num_workers is no multiple of the number of processes.
+        """
+        self._collectives = collectives
+        self.ledger = collectives.ledger
+        self.num_workers = collectives.num_workers
+        world_size = collectives.world_size
+        if self.num_workers % world_size:
+            raise SettingError(
+                f"num_workers is {self.num_workers}; it must be a multiple of the "
+                f"{world_size} processes"
+            )
+        self.hosted: Sequence[int] = range(collectives.rank, self.num_workers, world_size)
+
+    def by_shards(self) -> "ScatterReduceExchange":
+        """The same processes, with a shard for each."""
+        return ScatterReduceExchange(self._collectives)
+
+    def end_round(self, participants: Sequence[int]) -> None:
+        """Closes a step of the ledger."""
+        self.ledger.end_round(participants)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_ProcessExchange":
+        """A copied optimizer talks to the same processes."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise SettingError(
+            "an exchange belongs to its running processes and cannot be pickled; save the "
+            "optimizer's state_dict() instead"
+        )
+
+
+class AllGatherExchange(_ProcessExchange):
+    """Every process receives all ballots whole and counts all elements.
+
+    Sends (N-1) * P a worker, P the packed size of a ballot.
+
+    Source:
+        design, section 3.
+
+    Example:
+        >>> from compsgd.comm import AllGatherExchange, Collectives, Ledger, Purpose
+        >>> exchange = AllGatherExchange(Collectives(Ledger(), Purpose.GRADIENT, num_workers=4))
+        >>> list(exchange.hosted), exchange.num_shards
+        ([0, 1, 2, 3], 1)
+    """
+
+    num_shards = 1
+    shard = 0
+
+    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Tensor:
+        """One all-gather."""
+        logical = None if format is None else Logical(format.ballot, self.num_workers, 1)
+        return _by_worker(self._collectives.all_gather(ballots[:, 0], logical))
+
+    def collect(self, result: Tensor, format: RoundFormat) -> Tensor:
+        """Nothing to do: everybody has counted everything."""
+        return result.unsqueeze(0)
+
+
+class ScatterReduceExchange(_ProcessExchange):
+    """Every process counts one shard of all ballots, and sends the result to all.
+
+    Sends 2 * (N-1)/N * P a worker, P the packed size of a ballot: constant in N. The second phase
+    loses nothing, since a vote lies in the alphabet of the ballots.
+
+    Source:
+        design, section 3.
+
+    Example:
+        >>> from compsgd.comm import Collectives, Ledger, Purpose, ScatterReduceExchange
+        >>> exchange = ScatterReduceExchange(Collectives(Ledger(), Purpose.GRADIENT, num_workers=4))
+        >>> exchange.num_shards  # a process alone
+        1
+    """
+
+    def __init__(self, collectives: Collectives) -> None:
+        super().__init__(collectives)
+        self.num_shards = collectives.world_size
+        self.shard = collectives.rank
+
+    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Tensor:
+        """One all-to-all: rank r receives shard r of every ballot."""
+        logical = None if format is None else Logical(format.ballot, *[self.num_workers] * 2)
+        by_shard = ballots.transpose(0, 1).contiguous()
+        received = _by_worker(self._collectives.all_to_all(by_shard, logical))
+        if self.num_shards == 1 and format is not None and format.result is not None:
+            # A process alone has no second phase, but separate workers would.
+            unsent = Logical(format.result, *[self.num_workers] * 2)
+            self._collectives.record_unsent("all_gather", unsent)
+        return received
+
+    def collect(self, result: Tensor, format: RoundFormat) -> Tensor:
+        """One all-gather of the shards' results."""
+        assert format.result is not None
+        logical = Logical(format.result, *[self.num_workers] * 2)
+        return self._collectives.all_gather(result, logical)
+
+
+KINDS: dict[str, Callable[[Collectives], Exchange]] = {
+    "all_gather": AllGatherExchange,
+    "scatter_reduce": ScatterReduceExchange,
+}
+EXCHANGES = ("auto", *KINDS)
+
+
+def check_exchange(name: str) -> str:
+    """Returns a name that is in EXCHANGES, or raises SettingError."""
+    return check_choice("exchange", name, EXCHANGES)
+
+
+def build_exchange(name: str, collectives: Collectives) -> Exchange:
+    """The exchange of a name.
+
+    "auto" takes the one with which so many workers send less to vote: all_gather up to N = 2,
+    where both send one ballot, and scatter_reduce above. (The sums of compressed_sgd take more
+    bits than a vote: at 1 bit they tip the scales for N = 3 and 4.)
+
+    Args:
+        name: one of EXCHANGES.
+        collectives: between whom.
+
+    Raises:
+        SettingError: there is no such exchange.
+
+    Example:
+        >>> from compsgd.comm import Collectives, Ledger, Purpose, build_exchange
+        >>> collectives = Collectives(Ledger(), Purpose.GRADIENT, num_workers=4)
+        >>> type(build_exchange("auto", collectives)).__name__
+        'ScatterReduceExchange'
+    """
+    check_exchange(name)
+    if name == "auto":
+        name = "all_gather" if collectives.num_workers <= 2 else "scatter_reduce"
+    return KINDS[name](collectives)
+
+
+def exchange_between(
+    process_group: dist.ProcessGroup | None, name: str, num_workers: int, timeout_s: float
+) -> Exchange:
+    """An exchange over the processes of a group, with a ledger of its own.
+
+    Args:
+        process_group: None for all processes.
+        name: one of EXCHANGES.
+        num_workers: N; 1 for one a process.
+        timeout_s: how long a collective may take.
+
+    Raises:
+        SettingError: torch.distributed is not initialised, this process is no member, or there is
+            no such exchange.
+    """
+    group = joined_group(process_group)
+    if num_workers == 1:
+        num_workers = group.size()
+    timeout = timedelta(seconds=timeout_s)
+    gradient = Collectives(Ledger.short(), Purpose.GRADIENT, num_workers, group, timeout)
+    return build_exchange(name, gradient)
+
+
+def joined_group(process_group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """The group itself, or all processes, if this process is a member.
+
+    Raises:
+        SettingError: it is not, or torch.distributed is not initialised.
+    """
+    if not dist.is_initialized():
+        raise SettingError("torch.distributed is not initialised: call init_process_group first")
+    group = process_group or dist.group.WORLD
+    if not isinstance(group, dist.ProcessGroup):
+        raise SettingError(
+            f"process_group is {group!r}; it must be a group that this process is a member of"
+        )
+    return group
+
+
+def _by_worker(gathered: Tensor) -> Tensor:
+    """(world_size, k, num_bytes), a worker's place, to (k * world_size, num_bytes)."""
+    return gathered.transpose(0, 1).reshape(-1, gathered.shape[-1])

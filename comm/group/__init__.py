@@ -1,0 +1,1 @@
+"""The process group: collectives, messages, the shared store, who is there."""

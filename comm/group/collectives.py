@@ -1,0 +1,222 @@
+"""The few collectives that everything here is made of, each entered in the ledger.
+
+All are even: every process hands over and receives equally many bytes. Gloo has no others, and
+none for the types we send, so tensors travel as bytes.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from compsgd.comm.traffic.ledger import NOTHING, Flow, Ledger, Logical, Purpose
+from compsgd.errors import PeerError
+
+# torch 2.14 renamed it and warns of the old name.
+_all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+class CollectiveError(PeerError):
+    """A collective did not come to its end: a process is gone, hangs, or is too slow."""
+
+
+class Collectives:
+    """Collectives over one process group for one purpose; without a group, a process alone.
+
+    Every collective is entered in the ledger: what this process sends and receives, and what
+    separate workers would send for the same, if that is told.
+
+    Attributes:
+        ledger: where every transfer is entered.
+        purpose: what the transfers are for.
+        num_workers: N, for what separate workers would have sent.
+        world_size: W, the processes of the group.
+        rank: this process among them.
+
+    Example:
+        >>> import torch
+        >>> from compsgd.comm import Collectives, Ledger, Purpose
+        >>> alone = Collectives(Ledger(), Purpose.GRADIENT, num_workers=2)
+        >>> alone.all_gather(torch.tensor([1.0, 2.0])).tolist()
+        [[1.0, 2.0]]
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        purpose: Purpose,
+        num_workers: int,
+        group: dist.ProcessGroup | None = None,
+        timeout: timedelta | None = None,
+    ) -> None:
+        """
+        Args:
+            ledger: where every transfer is entered.
+            purpose: what the transfers are for.
+            num_workers: N, for what separate workers would have sent.
+            group: None for a process that is alone.
+            timeout: how long a collective may take from its beginning to its end; None for as long
+                as the group lets it. Over NCCL the group's own timeout bounds it.
+        """
+        self.ledger = ledger
+        self.purpose = purpose
+        self.num_workers = num_workers
+        self._group = group
+        self._timeout = timeout
+        self._backends = {} if group is None else _backends(group)
+        self.world_size = group.size() if group is not None else 1
+        self.rank = group.rank() if group is not None else 0
+
+    def all_gather(self, tensor: Tensor, logical: Logical | None = None) -> Tensor:
+        """Brings every process's tensor to every process.
+
+        1. Each sends its tensor to each other, all at once. Sends (W-1) tensors.
+
+        Args:
+            tensor: any type and shape, the same on all processes.
+            logical: what separate workers would send for the same, for the ledger.
+
+        Returns:
+            the tensors stacked by rank, shape (world_size, *tensor.shape).
+
+        Raises:
+            CollectiveError: a process is gone, or too slow.
+        """
+        wire = Flow.even((self.world_size - 1) * tensor.nbytes)
+        self.ledger.record(self.purpose, "all_gather", tensor.nbytes, wire, logical)
+        if self._group is None:
+            return tensor.unsqueeze(0)
+        mine = self._to_wire(tensor)
+        everyones = mine.new_empty(self.world_size, mine.numel())
+        if self._is_nccl:
+            self._finish("all_gather", self._start, _all_gather_flat, everyones.view(-1), mine)
+        else:
+            self._finish("all_gather", self._start_direct_gather, everyones, mine)
+        return _from_wire(everyones, tensor, (self.world_size, *tensor.shape))
+
+    def all_to_all(self, chunks: Tensor, logical: Logical | None = None) -> Tensor:
+        """Sends chunk i to rank i.
+
+        1. Each sends a chunk to each other. Sends all chunks but its own.
+
+        Args:
+            chunks: shape (world_size, ...), the same on all processes.
+            logical: what separate workers would send for the same, for the ledger.
+
+        Returns:
+            the same shape; chunk i is what rank i had for this rank.
+
+        Raises:
+            CollectiveError: a process is gone, or too slow.
+        """
+        wire = Flow.even(chunks.nbytes - chunks[0].nbytes)
+        self.ledger.record(self.purpose, "all_to_all", chunks.nbytes, wire, logical)
+        if self._group is None:
+            return chunks
+        mine = self._to_wire(chunks)
+        received = torch.empty_like(mine)
+        self._finish("all_to_all", self._start, dist.all_to_all_single, received, mine)
+        return _from_wire(received, chunks, chunks.shape)
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Adds every process's tensor up, in place. Entered as a ring sends it, which is also what
+        separate workers would send.
+
+        Raises:
+            CollectiveError: a process is gone, or too slow.
+        """
+        self.start_all_reduce(tensor)()
+
+    def start_all_reduce(self, tensor: Tensor) -> Callable[[], None]:
+        """The same on its way: what is returned waits for its end."""
+        chunk_bytes = -(-tensor.numel() // self.world_size) * tensor.element_size()
+        sent = Flow.even(2 * (self.world_size - 1) * chunk_bytes)
+        self.ledger.record(self.purpose, "all_reduce", tensor.nbytes, sent, sent)
+        if self._group is None:
+            return lambda: None
+        with self._named("all_reduce"):
+            works = self._start(dist.all_reduce, tensor)
+        return lambda: self._finish("all_reduce", lambda: works)
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Rank 0's tensor on every process. Entered as sent by rank 0, whichever way it went.
+
+        Raises:
+            CollectiveError: a process is gone, or too slow.
+        """
+        others = (self.world_size - 1) * tensor.nbytes
+        wire = Flow(others, 0) if self.rank == 0 else Flow(0, tensor.nbytes)
+        self.ledger.record(self.purpose, "broadcast", tensor.nbytes, wire)
+        if self._group is None:
+            return tensor
+        sent = self._to_wire(tensor).clone()
+        self._finish("broadcast", self._start, dist.broadcast, sent, group_src=0)
+        return _from_wire(sent, tensor, tensor.shape)
+
+    def record_unsent(self, collective: str, logical: Logical) -> None:
+        """Enters a collective that separate workers would need and this process does not."""
+        self.ledger.record(self.purpose, collective, 0, NOTHING, logical)
+
+    def _start(self, collective: Callable[..., Any], *args: Any, **settings: Any) -> list[Any]:
+        return [collective(*args, **settings, group=self._group, async_op=True)]
+
+    def _start_direct_gather(self, everyones: Tensor, mine: Tensor) -> list[Any]:
+        """From each to each, all at once: gloo's own goes round a ring in as many steps as there
+        are others, and copies all once more."""
+        everyones[self.rank] = mine
+        others = [rank for rank in range(self.world_size) if rank != self.rank]
+        receiving = [
+            dist.irecv(everyones[rank], group_src=rank, group=self._group) for rank in others
+        ]
+        return receiving + [dist.isend(mine, group_dst=rank, group=self._group) for rank in others]
+
+    def _finish(
+        self, name: str, start: Callable[..., list[Any]], *args: Any, **settings: Any
+    ) -> None:
+        """Runs the collective that `start` starts to its end.
+
+        Raises:
+            CollectiveError: it failed, or took longer than the timeout.
+        """
+        with self._named(name):
+            for work in start(*args, **settings):
+                if self._timeout is None or self._is_nccl:
+                    work.wait()
+                else:
+                    # The group's own timeout bounds each wait inside the collective, not the whole.
+                    work.wait(self._timeout)
+
+    @contextlib.contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        """Says which collective it is that fails."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise CollectiveError(f"{name} of {self.purpose.value}: {reason}") from error
+
+    @property
+    def _is_nccl(self) -> bool:
+        return dist.Backend.NCCL in self._backends.values()
+
+    def _to_wire(self, tensor: Tensor) -> Tensor:
+        """As flat bytes where the backend can read them."""
+        if self._backends.get(tensor.device.type) == dist.Backend.NCCL:
+            device = tensor.device.type
+        else:
+            device = "cpu" if "cpu" in self._backends else next(iter(self._backends))
+        return tensor.contiguous().flatten().view(torch.uint8).to(device)
+
+
+def _backends(group: dist.ProcessGroup) -> dict[str, str]:
+    """By type of device."""
+    config: str = dist.get_backend_config(group)
+    return dict(pair.split(":") for pair in config.split(","))
+
+
+def _from_wire(wire: Tensor, like: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
+    return wire.to(like.device).view(like.dtype).view(shape)

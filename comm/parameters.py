@@ -1,0 +1,117 @@
+"""A model's parameters as a vote knows them: which are voted on, where they stand, and which have
+got a gradient."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from compsgd.errors import SettingError
+from compsgd.layout import FlatLayout
+from compsgd.settings import VoteSettings
+
+
+class VotedParams:
+    """The parameters that need a gradient, in model order.
+
+    Attributes:
+        all: those that are voted on, and those that are averaged.
+        layout: where the former stand in their flat vector.
+        device: where all of them are.
+    """
+
+    def __init__(self, settings: VoteSettings, params: Iterable[Tensor]) -> None:
+        """
+        Raises:
+            SettingError: no parameters, complex ones, or on several devices.
+        """
+        self.all = _trained(params)
+        devices = {param.device for param in self.all}
+        if len(devices) > 1:
+            names = ", ".join(sorted(map(str, devices)))
+            raise SettingError(f"the parameters lie on {names}; the vote needs them on one device")
+        (self.device,) = devices
+        self._place: dict[int, int | None] = {}
+        sizes: list[int] = []
+        for param in self.all:
+            is_voted = _is_voted_on(settings, param)
+            self._place[id(param)] = len(sizes) if is_voted else None
+            if is_voted:
+                sizes.append(param.numel())
+        self.layout = FlatLayout(sizes)
+
+    def place(self, param: Tensor) -> int | None:
+        """Its number among those that are voted on; None where it is averaged.
+
+        Raises:
+            SettingError: it is none of them.
+        """
+        if id(param) not in self._place:
+            raise SettingError(
+                f"a parameter of shape {tuple(param.shape)} is not among the params of this vote"
+            )
+        return self._place[id(param)]
+
+    def digest(self) -> str:
+        """Of their order, shapes and types."""
+        shapes = [(tuple(param.shape), str(param.dtype)) for param in self.all]
+        return hashlib.sha256(repr(shapes).encode()).hexdigest()[:12]
+
+
+class GradientTracker:
+    """What has received a gradient since `forget`. A bucket of DistributedDataParallel does not
+    tell: it holds zeros where there is none, and zeros would be cast as random votes."""
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        self._received: set[int] = set()
+        self._handles = [
+            parameter.register_post_accumulate_grad_hook(self._note) for parameter in params
+        ]
+
+    def has(self, parameter: Tensor) -> bool:
+        return id(parameter) in self._received
+
+    def forget(self) -> None:
+        self._received.clear()
+
+    def remove(self) -> None:
+        """Stops watching."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _note(self, parameter: Tensor) -> None:
+        self._received.add(id(parameter))
+
+
+def as_laid_out(gradient: Tensor, param: Tensor) -> Tensor:
+    """A bucket's view of a gradient with the strides of its parameter: DistributedDataParallel lays
+    it out so, and hands over a view that is contiguous."""
+    spans_itself = 1 + sum((n - 1) * s for n, s in zip(param.shape, param.stride(), strict=True))
+    if param.is_contiguous() or param.numel() == 0 or spans_itself != param.numel():
+        return gradient
+    return torch.as_strided(gradient, param.shape, param.stride())
+
+
+def _trained(params: Iterable[Tensor]) -> list[Tensor]:
+    if isinstance(params, Tensor) or not isinstance(params, Iterable):
+        raise SettingError(
+            f"params is a {type(params).__name__}; it must be model.parameters() or a list of them"
+        )
+    found = list(params)
+    for param in found:
+        if not isinstance(param, Tensor):
+            raise SettingError(f"params holds a {type(param).__name__}; it must hold parameters")
+        if param.is_complex():
+            raise SettingError(
+                f"a parameter of shape {tuple(param.shape)} is complex; the vote is on real ones"
+            )
+    trained = [param for param in found if param.requires_grad]
+    if not trained:
+        raise SettingError("no parameter needs a gradient: there is nothing to vote on")
+    return trained
+
+
+def _is_voted_on(settings: VoteSettings, param: Tensor) -> bool:
+    is_exempt = settings.exempt_1d and param.ndim <= 1
+    return param.numel() >= max(1, settings.min_compress_numel) and not is_exempt

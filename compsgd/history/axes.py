@@ -1,0 +1,110 @@
+"""When the values of a history were taken: in steps, epochs, seconds, or bytes sent."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compsgd.errors import SettingError
+from compsgd.history.histories import History
+
+Vector = npt.NDArray[np.float64]
+
+_PER_EPOCH = ("avg_epoch_", "test_", "wire_bytes_", "kernel_bytes_")
+# Metrics that come with the steps after which they were taken, by how their names begin.
+_STEPS_OF = {"batch_": "batch_step_hist", "cosine_": "diagnosis_step_hist"}
+_MEGA = 1e6
+
+
+def metric_names(history: History) -> list[str]:
+    """The metrics that are a number at a time, and that a line can be drawn of."""
+    return [name for name, values in history.items() if _is_line(name, values)]
+
+
+def line(history: History, metric: str, x: str, steps_between: int | None) -> tuple[Vector, Vector]:
+    """A metric, and when its values were taken.
+
+    Args:
+        history: of one cell.
+        metric: its name; see metric_names.
+        x: "steps", "epochs", "seconds", or "bytes" for megabytes sent.
+        steps_between: of the batch metrics of histories that do not tell, as those of the original
+            code: how many steps lie between two values.
+
+    Raises:
+        SettingError: no such metric, or the history does not hold what x needs.
+    """
+    values = _values(history, metric)
+    if x == "epochs" and metric.startswith(_PER_EPOCH):
+        return np.arange(1.0, len(values) + 1), values
+    steps = _steps(history, metric, len(values), steps_between)
+    place: Vector = _AXES[x](history, steps)
+    return place, values
+
+
+def steps_of(history: History, metric: str) -> Vector:
+    """After which step each value of a metric was taken.
+
+    Raises:
+        SettingError: no such metric, or the history does not tell.
+    """
+    return _steps(history, metric, len(_values(history, metric)), None)
+
+
+def _values(history: History, metric: str) -> Vector:
+    known = metric_names(history)
+    if metric not in known:
+        raise SettingError(f"there is no metric {metric}; there are {', '.join(known)}")
+    return np.asarray(history[metric], dtype=np.float64)
+
+
+def _is_line(name: str, values: Any) -> bool:
+    is_one = name.endswith("_hist") and not name.endswith("_step_hist")
+    return is_one and len(values) > 0 and np.ndim(values) == 1
+
+
+def _steps(history: History, metric: str, count: int, steps_between: int | None) -> Vector:
+    """After which step each value was taken."""
+    if metric.startswith(_PER_EPOCH):
+        return np.arange(1.0, count + 1) * _steps_per_epoch(history)
+    step_metric = next((at for start, at in _STEPS_OF.items() if metric.startswith(start)), None)
+    if step_metric is None:
+        return np.arange(1.0, count + 1)
+    if step_metric in history:
+        return np.asarray(history[step_metric], dtype=np.float64)
+    if steps_between is None:
+        raise SettingError(
+            f"it does not say after which steps {metric} was taken; give the steps between two "
+            "values (--steps_between)"
+        )
+    return np.arange(1.0, count + 1) * steps_between
+
+
+def _steps_per_epoch(history: History) -> float:
+    """Raises SettingError where nothing was recorded by step."""
+    for by_step in ("bytes_sent_hist", "bin_usage"):
+        num_steps = len(history.get(by_step, ()))
+        if num_steps:
+            return num_steps / len(history["avg_epoch_loss_hist"])
+    raise SettingError("it does not say how many steps an epoch has; take epochs as x")
+
+
+def _epochs(history: History, steps: Vector) -> Vector:
+    return steps / _steps_per_epoch(history)
+
+
+def _summed(metric: str, unit: float, history: History, steps: Vector) -> Vector:
+    if not len(history.get(metric, ())):
+        raise SettingError(f"it has no {metric}, which this x needs")
+    total = np.concatenate([[0.0], np.cumsum(np.asarray(history[metric], dtype=np.float64))])
+    at: Vector = total[steps.astype(int)] / unit
+    return at
+
+
+_AXES: Mapping[str, Any] = {
+    "steps": lambda history, steps: steps,
+    "epochs": _epochs,
+    "seconds": lambda history, steps: _summed("seconds_hist", 1.0, history, steps),
+    "bytes": lambda history, steps: _summed("bytes_sent_hist", _MEGA, history, steps),
+}

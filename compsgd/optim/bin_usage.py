@@ -1,0 +1,45 @@
+"""How many elements of each update had which level (design, section 2)."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from compsgd.codec.alphabet import max_level
+from compsgd.codec.combine import round_away
+
+
+class BinUsage:
+    """Counts by step.
+
+    Attributes:
+        by_step: one int64 array a step, shape (2^num_bits + 1,): levels -L, ..., L.
+    """
+
+    def __init__(self, num_bits: int) -> None:
+        self._largest = max_level(num_bits)
+        self.by_step: list[npt.NDArray[np.int64]] = []
+
+    def begin(self, numel: int) -> None:
+        """A step in which none of so many elements has been moved yet: what nobody votes on stays
+        where it is."""
+        counts = np.zeros(2 * self._largest + 1, dtype=np.int64)
+        counts[self._largest] = numel
+        self.by_step.append(counts)
+
+    def add(self, update: Tensor) -> None:
+        """Counts some of its elements; levels, or means of them, which count rounded away from
+        zero."""
+        bins = round_away(update).to(torch.int64) + self._largest
+        found = torch.bincount(bins, minlength=2 * self._largest + 1).cpu().numpy()
+        self.by_step[-1] += found
+        self.by_step[-1][self._largest] -= update.numel()
+
+    def as_tensor(self) -> Tensor:
+        """int64, shape (steps, 2^num_bits + 1)."""
+        counts = np.array(self.by_step, dtype=np.int64)
+        return torch.from_numpy(counts.reshape(-1, 2 * self._largest + 1))
+
+    def restore(self, counts: Tensor) -> None:
+        """Takes over what `as_tensor` returned."""
+        self.by_step = list(counts.cpu().numpy().copy())

@@ -1,0 +1,212 @@
+"""The optimizers: sgd, sign_sgd, compressed_sgd, compressed_sgd_vote (design, section 2)."""
+
+from dataclasses import replace
+
+import torch
+
+from compsgd.codec.alphabet import ballot_alphabet
+from compsgd.codec.combine import MEAN, VOTE
+from compsgd.codec.compiling import Work
+from compsgd.optim.round_optimizer import ARGUMENTS, RoundOptimizer
+from compsgd.settings import VoteSettings, takes_settings
+from compsgd.voting.aggregator import Aggregator, LevelAggregator
+from compsgd.voting.encoder import Encoder, RangeEncoder, SignEncoder
+from compsgd.voting.float_aggregator import FloatAggregator
+
+_FLOAT_SETTINGS = ("strict", "timeout_s")
+_SIGN_SETTINGS = ("rand_zero", "seed", "count_usages", "compile", *_FLOAT_SETTINGS)
+_LEVEL_SETTINGS = ("num_bits", "binning", "decay_min", "decay_max", *_SIGN_SETTINGS)
+_SIGN_FIXED = ("rand_zero", "seed")
+_LEVEL_FIXED = ("num_bits", "binning", "decay_min", "decay_max", *_SIGN_FIXED)
+
+
+@takes_settings(*_FLOAT_SETTINGS, arguments=ARGUMENTS)
+class SGD(RoundOptimizer):
+    """Plain SGD on the mean of all workers' gradients: the float32 baseline.
+
+    Summed in worker order, so that the weights are bit-identical for any number of processes; the
+    bytes are those of a ring all-reduce.
+
+    Source:
+        design, section 2, table of optimizers.
+
+    Args:
+        {arguments}
+        {settings}
+
+    Raises:
+        SettingError: an argument out of bounds.
+
+    Example:
+        >>> import compsgd, torch
+        >>> weights = torch.zeros(2)
+        >>> optimizer = compsgd.SGD([weights], lr=0.5, num_workers=2)
+        >>> for worker, gradient in enumerate(([1.0, 0.0], [3.0, 2.0])):
+        ...     weights.grad = torch.tensor(gradient)
+        ...     optimizer.compress(worker)
+        >>> optimizer.step()
+        >>> weights.tolist()
+        [-1.0, -0.5]
+    """
+
+    known_settings = _FLOAT_SETTINGS
+
+    def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
+        # Nothing is encoded: what a worker remembers is nothing.
+        return SignEncoder()
+
+    def _make_aggregator(self) -> Aggregator:
+        return FloatAggregator(self._layout, self._parameters, self.exchange, self._device)
+
+
+@takes_settings(*_SIGN_SETTINGS, arguments=ARGUMENTS)
+class SignSGD(RoundOptimizer):
+    """signSGD with majority vote: one bit an element. A step moves every parameter by lr.
+
+    Source:
+        Bernstein et al. 2018, "signSGD with majority vote"; design, section 2.
+
+    Args:
+        {arguments}
+        {settings}
+
+    Raises:
+        SettingError: an argument out of bounds.
+
+    Example:
+        >>> import compsgd, torch
+        >>> weights = torch.zeros(2)
+        >>> optimizer = compsgd.SignSGD([weights], lr=0.5, num_workers=3)
+        >>> for worker, gradient in enumerate(([1.0, -2.0], [3.0, 1.0], [-0.1, -7.0])):
+        ...     weights.grad = torch.tensor(gradient)
+        ...     optimizer.compress(worker)
+        >>> optimizer.step()
+        >>> weights.tolist()
+        [-0.5, 0.5]
+    """
+
+    known_settings = _SIGN_SETTINGS
+    fixed_settings = _SIGN_FIXED
+
+    def _adapted(self, settings: VoteSettings) -> VoteSettings:
+        return replace(settings, num_bits=1)
+
+    @classmethod
+    def work(cls, settings: VoteSettings, device_type: str) -> Work:
+        return Work(ballot_alphabet(1, not settings.rand_zero), None, VOTE, device_type)
+
+    def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
+        return SignEncoder()
+
+    def _make_aggregator(self) -> Aggregator:
+        return _level_aggregator(self)
+
+
+@takes_settings(*_LEVEL_SETTINGS, arguments=ARGUMENTS)
+class CompressedSGD(RoundOptimizer):
+    """Gradients discretised to num_bits against each worker's decaying running range; the update
+    is lr times the exact mean of the levels.
+
+    Source:
+        design, section 2.
+
+    Args:
+        {arguments}
+        {settings}
+
+    Raises:
+        SettingError: an argument out of bounds.
+
+    Example:
+        >>> import compsgd, torch
+        >>> weights = torch.zeros(3)
+        >>> optimizer = compsgd.CompressedSGD([weights], lr=1.0, num_bits=3, num_workers=2)
+        >>> first_round = [0.4, -0.4, 0.2], [0.4, -0.4, 0.2]
+        >>> second_round = [0.4, -0.1, 0.1], [0.4, -0.3, 0.1]
+        >>> for gradients in first_round, second_round:
+        ...     for worker, gradient in enumerate(gradients):
+        ...         weights.grad = torch.tensor(gradient)
+        ...         optimizer.compress(worker)
+        ...     optimizer.step()
+        >>> weights.tolist()  # a gradient is its own range at first: level 4 or -4
+        [-8.0, 5.5, -6.0]
+    """
+
+    known_settings = _LEVEL_SETTINGS
+    fixed_settings = _LEVEL_FIXED
+
+    @classmethod
+    def work(cls, settings: VoteSettings, device_type: str) -> Work:
+        alphabet = ballot_alphabet(settings.num_bits, not settings.rand_zero)
+        return Work(alphabet, settings.binning, MEAN, device_type)
+
+    def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
+        return RangeEncoder.fresh(numel, device, self.settings)
+
+    def _make_aggregator(self) -> Aggregator:
+        return _level_aggregator(self)
+
+
+@takes_settings(*_LEVEL_SETTINGS, arguments=ARGUMENTS)
+class CompressedSGDVote(RoundOptimizer):
+    """Gradients discretised to num_bits against each worker's decaying running range; the workers
+    vote: the update is lr times the mean level rounded away from zero, which travels in as few
+    bits as a ballot.
+
+    Source:
+        design, section 2, step 4.
+
+    Args:
+        {arguments}
+        {settings}
+
+    Raises:
+        SettingError: an argument out of bounds.
+
+    Example:
+        >>> import compsgd, torch
+        >>> weights = torch.zeros(3)
+        >>> optimizer = compsgd.CompressedSGDVote([weights], lr=1.0, num_bits=3, num_workers=2)
+        >>> first_round = [0.4, -0.4, 0.2], [0.4, -0.4, 0.2]
+        >>> second_round = [0.4, -0.1, 0.1], [0.4, -0.2, 0.1]
+        >>> for gradients in first_round, second_round:
+        ...     for worker, gradient in enumerate(gradients):
+        ...         weights.grad = torch.tensor(gradient)
+        ...         optimizer.compress(worker)
+        ...     optimizer.step()
+        >>> weights.tolist()  # a gradient is its own range at first: level 4 or -4
+        [-8.0, 6.0, -6.0]
+    """
+
+    known_settings = _LEVEL_SETTINGS
+    fixed_settings = _LEVEL_FIXED
+
+    @classmethod
+    def work(cls, settings: VoteSettings, device_type: str) -> Work:
+        alphabet = ballot_alphabet(settings.num_bits, not settings.rand_zero)
+        return Work(alphabet, settings.binning, VOTE, device_type)
+
+    def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
+        return RangeEncoder.fresh(numel, device, self.settings)
+
+    def _make_aggregator(self) -> Aggregator:
+        return _level_aggregator(self)
+
+
+def _level_aggregator(optimizer: SignSGD | CompressedSGD | CompressedSGDVote) -> LevelAggregator:
+    return LevelAggregator(
+        optimizer._layout,
+        list(optimizer._encoders.values()),
+        optimizer.work(optimizer.settings, optimizer._device.type),
+        optimizer.exchange,
+        optimizer.settings,
+        optimizer._device,
+    )
+
+
+OPTIMIZERS: dict[str, type[RoundOptimizer]] = {
+    "sgd": SGD,
+    "sign_sgd": SignSGD,
+    "compressed_sgd": CompressedSGD,
+    "compressed_sgd_vote": CompressedSGDVote,
+}

@@ -1,0 +1,468 @@
+"""One round of N workers as a `torch.optim.Optimizer` (design, sections 2 and 5).
+
+compress: a worker's gradients become its ballot. step: ballots are exchanged, combined into one
+update, and applied. What happens in between is the aggregator's.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from compsgd.checks import check_integer, check_lr
+from compsgd.codec.combine import MAX_WORKERS
+from compsgd.codec.compiling import Work
+from compsgd.errors import GradientError, SettingError
+from compsgd.gradient import gather
+from compsgd.layout import FlatLayout, Span
+from compsgd.optim.bin_usage import BinUsage
+from compsgd.optim.state import StateViews
+from compsgd.settings import VoteSettings
+from compsgd.upwards import exchange_over
+from compsgd.voting.aggregator import Aggregator, Outcome
+from compsgd.voting.encoder import Encoder
+from compsgd.voting.exchange import Exchange, InProcessExchange
+
+log = logging.getLogger("compsgd")
+
+# What the optimizers' arguments have in common, for their docstrings.
+ARGUMENTS = """\
+params: parameters or groups of them in model order, the same on every process; a
+    group may have its own lr.
+lr: the learning rate, 0 or more; a tensor of one element is taken, too.
+settings: to start from; keyword arguments win.
+num_workers: N, the workers that train; all of them live in this process, unless an
+    exchange or a process group says otherwise.
+exchange: carries ballots between processes; or the name of one ("auto", "all_gather",
+    "scatter_reduce"), between the processes of process_group.
+process_group: of torch.distributed, whose processes train together;
+    torch.distributed.group.WORLD is all of them. Each hosts num_workers / size
+    workers; a num_workers of 1 is one a process."""
+
+_BIN_COUNTS = "bin_counts"
+_PENDING = "pending "
+
+
+class RoundOptimizer(torch.optim.Optimizer):
+    """What all optimizers here share: who takes part, the order of a round, state, the update.
+
+    Attributes:
+        settings: what it was made with.
+        exchange: carries the ballots.
+        participants: the workers that took part in the last step.
+        known_settings: the names of the settings that mean something to it.
+        fixed_settings: those that saved state depends on: they stand in every parameter group, and
+            cannot change.
+        probe: called with the outcome of every round before it is applied, if anything.
+    """
+
+    known_settings: tuple[str, ...] = ()
+    fixed_settings: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        *,
+        settings: VoteSettings | None = None,
+        num_workers: int = 1,
+        exchange: Exchange | str | None = None,
+        process_group: Any = None,
+        **changes: Any,
+    ) -> None:
+        name = type(self).__name__
+        found = VoteSettings.of_client(name, self.known_settings, settings, changes)
+        check_integer("num_workers", num_workers, 1, MAX_WORKERS)
+        self.settings = self._adapted(found)
+        self.exchange = _exchange(num_workers, exchange, process_group, found)
+        self.participants: tuple[int, ...] = ()
+        self.probe: Callable[[Outcome], None] | None = None
+        self._usage = BinUsage(self.settings.num_bits) if found.count_usages else None
+        self._is_built = False
+        # A momentum of 0 says to schedulers that there is none to move.
+        super().__init__(params, {"lr": check_lr(lr), "momentum": 0.0, **self._fixed})
+        self._build()
+
+    # What subclasses say.
+
+    def _adapted(self, settings: VoteSettings) -> VoteSettings:
+        """The settings with what cannot be chosen."""
+        return settings
+
+    @classmethod
+    def work(cls, settings: VoteSettings, device_type: str) -> Work | None:
+        """What there is to compile, for the choice of a compiler; None for nothing."""
+        return None
+
+    def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
+        """Of a hosted worker that has seen nothing."""
+        raise NotImplementedError
+
+    def _make_aggregator(self) -> Aggregator:
+        """What takes the rounds."""
+        raise NotImplementedError
+
+    # The public interface.
+
+    @property
+    def aggregator(self) -> Aggregator:
+        """What takes the rounds, for the parameters as they are."""
+        return self._aggregator
+
+    @property
+    def round(self) -> int:
+        """How many steps have been taken."""
+        return int(self._views.step)
+
+    @property
+    def num_non_finite(self) -> int:
+        """How many ballots sat out because a gradient was not finite."""
+        return int(self._views.num_non_finite)
+
+    @property
+    def bin_counts(self) -> list[npt.NDArray[np.int64]]:
+        """With `count_usages`, one int64 array a step, shape (2^num_bits + 1,)."""
+        return [] if self._usage is None else self._usage.by_step
+
+    @property
+    def keeps_range(self) -> bool:
+        """Whether workers have a running range."""
+        return all("max" in encoder.state for encoder in self._encoders.values())
+
+    def worker_range(self, worker: int) -> tuple[Tensor, Tensor]:
+        """The running range of a hosted worker.
+
+        Args:
+            worker: its number among all N.
+
+        Returns:
+            (maximum, minimum), flat float32 over all parameters, infinite where the worker has
+            seen no gradient yet.
+
+        Raises:
+            SettingError: a worker that is not hosted here, or one that keeps no range.
+        """
+        encoder = self._encoders.get(worker)
+        if encoder is None:
+            raise SettingError(f"worker {worker} is not hosted by this process")
+        if not self.keeps_range:
+            raise SettingError(f"{type(self).__name__} keeps no range")
+        return encoder.state["max"], encoder.state["min"]
+
+    @torch.no_grad()
+    def compress(self, worker: int = 0) -> None:
+        """Takes the gradients now in `p.grad` as a worker's ballot for this round.
+
+        `p.grad` stays as it is and may be any real dense or sparse tensor. A parameter whose
+        gradient is None sits out; so does the whole worker if any element is not finite. Called
+        again before `step`, the later gradient replaces the ballot, and the range has seen both.
+
+        Args:
+            worker: index among the workers that this process hosts; 0 where it hosts one.
+
+        Raises:
+            SettingError: no such worker here, or a complex gradient.
+        """
+        self._compress(check_integer("worker", worker, 0, len(self.exchange.hosted) - 1))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Exchanges the ballots of all workers and applies their joint update.
+
+        A process that hosts one worker need not call `compress`: step does, with the gradients in
+        `p.grad`. Hosted workers that did not compress since the last step sit the round out.
+
+        Args:
+            closure: evaluates the model again and returns the loss; runs with gradients enabled.
+
+        Returns:
+            what closure returned, or None.
+
+        Raises:
+            SettingError: several hosted workers, gradients, and none of them compressed; a
+                parameter group was given what cannot be.
+            GradientError: with `strict`, a gradient that is not finite.
+            DamagedDataError: a ballot that belongs elsewhere.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._check_groups()
+        if self._aggregator.is_empty:
+            self._compress_alone()
+        outcome = self._aggregator.aggregate(self.round)
+        self._note_participation(outcome)
+        if self.probe is not None:
+            self.probe(outcome)
+        self._move(outcome)
+        self._end_round()
+        return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters, at the end of the flat vector. A group may have an lr of its own.
+
+        Raises:
+            SettingError: a group that differs in more than that, or a call between compress and
+                step.
+        """
+        for name, value in param_group.items():
+            if name == "lr":
+                check_lr(value)
+            elif name not in _GROUP_NAMES and value != self._fixed.get(name, 0):
+                raise SettingError(
+                    f"a parameter group sets {name}={value!r}; only lr can differ between groups"
+                )
+        if self._is_built and not self._aggregator.is_empty:
+            raise SettingError("add_param_group between compress and step; call step first")
+        super().add_param_group(param_group)
+        if self._is_built:
+            self._build()
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """As everywhere in torch: "state" by parameter and "param_groups". Under the first
+        parameter stands what belongs to none: bin counts, shape (steps, 2^num_bits + 1), and
+        ballots that are cast but not counted."""
+        self._build_if_changed()
+        state_dict: dict[str, Any] = super().state_dict()
+        extra = {_PENDING + name: value for name, value in self._aggregator.pending().items()}
+        if self._usage is not None:
+            extra[_BIN_COUNTS] = self._usage.as_tensor()
+        if extra:
+            state = state_dict["state"] = dict(state_dict["state"])
+            state[0] = state[0] | extra
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over state saved by `state_dict`; nothing changes if it does not fit.
+
+        Raises:
+            SettingError: state of other parameters, other settings, or other workers than are
+                hosted here.
+        """
+        self._build_if_changed()
+        saved = self._saved_by_parameter(state_dict)
+        self._views.check(saved)
+        step = int(saved[0]["step"]) if saved else 0
+        extra = dict(saved[0]) if saved else {}
+        pending = {
+            name.removeprefix(_PENDING): value
+            for name, value in extra.items()
+            if name.startswith(_PENDING)
+        }
+        # On trial: if it does not fit, nothing has changed.
+        self._make_aggregator().restore(pending, step)
+        super().load_state_dict(state_dict)
+        self.state.clear()
+        for parameter, own in zip(self._parameters, saved, strict=True):
+            self.state[parameter] = {
+                name: value
+                for name, value in own.items()
+                if name != _BIN_COUNTS and not name.startswith(_PENDING)
+            }
+        self._views.adopt(self.state)
+        self._aggregator.restore(pending, step)
+        if self._usage is not None and _BIN_COUNTS in extra:
+            self._usage.restore(extra[_BIN_COUNTS])
+
+    def _saved_by_parameter(self, state_dict: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Raises SettingError unless such an optimizer, over so many parameters, saved this."""
+        state, groups = state_dict["state"], state_dict["param_groups"]
+        if "ballots" in state or "ranges" in state:
+            raise SettingError(
+                "this state_dict is of compsgd 0.1, which kept its state in another way; train "
+                "from the weights, or load it with that version"
+            )
+        sizes, own_sizes = (
+            [len(group["params"]) for group in some] for some in (groups, self.param_groups)
+        )
+        if sizes != own_sizes:
+            raise SettingError(
+                f"this state_dict is of groups of {sizes} parameters; here are {own_sizes}"
+            )
+        for name, value in self._fixed.items():
+            for group in groups:
+                if name not in group:
+                    raise SettingError(
+                        f"this state_dict has no {name}: it is not one of {type(self).__name__}"
+                    )
+                if group[name] != value:
+                    raise SettingError(
+                        f"this state_dict was saved with {name}={group[name]!r}; here it is "
+                        f"{value!r}"
+                    )
+        keys = chain.from_iterable(group["params"] for group in groups)
+        return [state.get(key, {}) for key in keys]
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._build_if_changed()
+        names = ("settings", "exchange", "participants", "_usage")
+        kept = {name: getattr(self, name) for name in names}
+        return super().__getstate__() | kept | {"_pending": self._aggregator.pending()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        pending = state.pop("_pending", {})
+        super().__setstate__(state)
+        self.__dict__.setdefault("probe", None)
+        self._build()
+        self._aggregator.restore(pending, self.round)
+
+    # Inside.
+
+    @property
+    def _fixed(self) -> dict[str, Any]:
+        return {name: getattr(self.settings, name) for name in self.fixed_settings}
+
+    def _build(self) -> None:
+        """Flat vectors, their views in `state`, and the aggregator, for the parameters as they
+        are."""
+        self._parameters = [param for group in self.param_groups for param in group["params"]]
+        _check_parameters(self._parameters)
+        self._device = self._parameters[0].device if self._parameters else torch.device("cpu")
+        self._layout = FlatLayout([parameter.numel() for parameter in self._parameters])
+        self._encoders = {
+            worker: self._make_encoder(self._layout.numel, self._device)
+            for worker in self.exchange.hosted
+        }
+        self._views = StateViews(self._parameters, self._layout, self._encoders)
+        self._views.adopt(self.state)
+        self._aggregator = self._make_aggregator()
+        self._is_built = True
+
+    def _build_if_changed(self) -> None:
+        """A user may have replaced `state` or tensors in it, or moved the model."""
+        is_moved = bool(self._parameters) and self._parameters[0].device != self._device
+        if is_moved or not self._views.are_in(self.state):
+            self._build()
+
+    def _check_groups(self) -> None:
+        """Raises SettingError if somebody has moved what cannot move."""
+        num_params = sum(len(group["params"]) for group in self.param_groups)
+        if num_params != len(self._parameters):
+            raise SettingError(
+                f"the parameter groups hold {num_params} parameters, and held "
+                f"{len(self._parameters)} before; make a new optimizer to train others"
+            )
+        for group in self.param_groups:
+            if group["momentum"]:
+                raise SettingError(
+                    f"momentum is {group['momentum']}, and {type(self).__name__} has none; with "
+                    "OneCycleLR or CyclicLR set cycle_momentum=False"
+                )
+            for name, value in self._fixed.items():
+                if group[name] != value:
+                    raise SettingError(
+                        f"{name} of a parameter group is {group[name]!r}; it stays {value!r}"
+                    )
+
+    def _compress(self, slot: int) -> None:
+        self._build_if_changed()
+        gradient = gather(self._parameters, self._layout, self._device)
+        self._aggregator.compress(slot, gradient, self.round)
+
+    def _compress_alone(self) -> None:
+        if len(self.exchange.hosted) == 1:
+            self._compress(slot=0)
+        elif any(parameter.grad is not None for parameter in self._parameters):
+            raise SettingError(
+                f"this process hosts {len(self.exchange.hosted)} workers and none has compressed: "
+                "call compress(worker=i) after each worker's backward"
+            )
+
+    def _note_participation(self, outcome: Outcome) -> None:
+        """Reports the first gradient that is not finite, counts all; with strict, raises."""
+        self.participants = outcome.participants
+        for header in outcome.headers:
+            if header.non_finite is None:
+                continue
+            message = (
+                f"worker {header.worker} sits out round {header.round}: the gradient of parameter "
+                f"{self._parameter_name(header.non_finite)} is not finite"
+            )
+            if self.settings.strict:
+                self.participants = ()
+                self._end_round()
+                raise GradientError(message)
+            if self.num_non_finite == 0:
+                log.warning("%s (reported once, counted from here on)", message)
+            self._views.num_non_finite += 1
+
+    def _move(self, outcome: Outcome) -> None:
+        """p = p - lr * update."""
+        if self._usage is not None:
+            self._usage.begin(self._layout.numel)
+        targets = [
+            # As float32, as the reference has it.
+            (parameter, float(np.float32(float(group["lr"]))))
+            for group in self.param_groups
+            for parameter in group["params"]
+        ]
+        for span, update in self._aggregator.updates(outcome):
+            if self._usage is not None:
+                self._usage.add(update)
+            for index, part in self._layout.parts_of(span):
+                place = part.shifted(-self._layout.spans[index].start)
+                _apply(*targets[index], place, update[part.shifted(-span.start).slice])
+
+    def _end_round(self) -> None:
+        self.exchange.end_round(self.participants)
+        self._views.step += 1
+
+    def _parameter_name(self, index: int) -> str:
+        names = [name for group in self.param_groups for name in group.get("param_names", ())]
+        return str(names[index]) if names else f"number {index}"
+
+
+# What torch itself puts into a group, or a user as a name.
+_GROUP_NAMES = {"params", "lr", "param_names", "initial_lr", "name"}
+
+
+def _exchange(
+    num_workers: int,
+    exchange: Exchange | str | None,
+    process_group: Any,
+    settings: VoteSettings,
+) -> Exchange:
+    if process_group is not None or isinstance(exchange, str):
+        if not isinstance(exchange, str | None):
+            raise SettingError("exchange and process_group are both given; one of them carries")
+        return exchange_over(process_group, exchange or settings.exchange, num_workers, settings)
+    if exchange is None:
+        return InProcessExchange(num_workers)
+    if num_workers not in (1, exchange.num_workers):
+        raise SettingError(
+            f"num_workers is {num_workers}, but the exchange connects {exchange.num_workers}"
+        )
+    return exchange
+
+
+def _check_parameters(parameters: Iterable[Tensor]) -> None:
+    for parameter in parameters:
+        if isinstance(parameter, torch.nn.UninitializedParameter):
+            raise SettingError(
+                "a parameter has no shape yet (a lazy module): run a batch through the model first"
+            )
+
+
+def _apply(parameter: Tensor, lr: float, place: Span, update: Tensor) -> None:
+    """p = p - lr * update with lr as float32 and one rounding (design, section 2, step 5).
+
+    Args:
+        place: the elements of the parameter that the update is for.
+        update: flat float32.
+    """
+    change = update.to(parameter)
+    if parameter.is_contiguous():
+        parameter.view(-1)[place.slice].add_(change, alpha=-lr)
+    else:
+        moved = parameter.flatten()
+        moved[place.slice].add_(change, alpha=-lr)
+        parameter.copy_(moved.view(parameter.shape))

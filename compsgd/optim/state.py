@@ -1,0 +1,116 @@
+"""What workers remember, under each parameter in `optimizer.state`, as torch has it.
+
+`state[parameter]` holds "step", as Adam's does, and for each hosted worker and each of its flat
+vectors the part of that parameter, as "max.<worker>". The number tells workers of different
+processes apart in a distributed checkpoint. These tensors are views: arithmetic is done on the
+flat vectors.
+"""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compsgd.errors import SettingError
+from compsgd.layout import FlatLayout
+from compsgd.voting.encoder import Encoder
+
+STEP = "step"
+NON_FINITE = "num_non_finite"
+
+# optimizer.state, or a part of it: by parameter, then by name.
+State = MutableMapping[Any, dict[str, Any]]
+
+
+class StateViews:
+    """The flat vectors of the hosted workers' encoders, as they stand in `optimizer.state`.
+
+    Attributes:
+        step: int64, 0-dimensional: how many rounds were taken; the same tensor under each
+            parameter.
+        num_non_finite: the same, of ballots that sat out because a gradient was not finite; under
+            the first parameter.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Tensor], layout: FlatLayout, encoders: Mapping[int, Encoder]
+    ) -> None:
+        """
+        Args:
+            parameters: of the layout.
+            layout: of the flat vectors.
+            encoders: of the hosted workers, by worker.
+        """
+        self.step = torch.zeros((), dtype=torch.int64)
+        self.num_non_finite = torch.zeros((), dtype=torch.int64)
+        self._views: list[tuple[Tensor, dict[str, Tensor]]] = []
+        for parameter, span in zip(parameters, layout.spans, strict=True):
+            views = {STEP: self.step}
+            for worker, encoder in encoders.items():
+                for name, flat in encoder.state.items():
+                    views[f"{name}.{worker}"] = flat[span.slice].view(parameter.shape)
+            self._views.append((parameter, views))
+        if self._views:
+            self._views[0][1][NON_FINITE] = self.num_non_finite
+
+    def are_in(self, state: State) -> bool:
+        """Whether `state` holds these very tensors: users replace it, or what is in it."""
+        return all(
+            state[parameter].get(name) is view
+            for parameter, views in self._views
+            for name, view in views.items()
+        )
+
+    def adopt(self, state: State) -> None:
+        """Takes over the values that are in `state`, and puts the views in their place."""
+        for parameter, views in self._views:
+            own = state[parameter]
+            for name, view in views.items():
+                value = own.get(name)
+                if value is not None and value is not view:
+                    view.copy_(torch.as_tensor(value))
+                own[name] = view
+
+    def check(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """Raises SettingError unless saved state, by parameter, has what `adopt` needs."""
+        for (parameter, views), own in zip(self._views, saved, strict=True):
+            for name, view in views.items():
+                value = own.get(name)
+                if value is None:
+                    raise SettingError(f"this state_dict has no {_described(name)}")
+                if torch.as_tensor(value).shape != view.shape:
+                    raise SettingError(
+                        f"this state_dict's {_described(name)} is of shape {tuple(value.shape)}; "
+                        f"the parameter is of shape {tuple(parameter.shape)}"
+                    )
+
+
+def _described(name: str) -> str:
+    kind, _, worker = name.partition(".")
+    return f"{kind} of worker {worker}" if worker else kind
+
+
+def split_workers(state: Mapping[int, Mapping[str, Any]]) -> tuple[State, dict[int, State]]:
+    """The state of a state_dict in what all processes share and what each worker has, so that
+    another number of processes can go on with it. `join_workers` undoes it."""
+    shared: State = {}
+    by_worker: dict[int, State] = {}
+    for index, own in state.items():
+        shared[index] = {}
+        for name, value in own.items():
+            kind, _, worker = name.partition(".")
+            if worker:
+                by_worker.setdefault(int(worker), {}).setdefault(index, {})[kind] = value
+            else:
+                shared[index][name] = value
+    return shared, by_worker
+
+
+def join_workers(shared: State, by_worker: Mapping[int, State]) -> State:
+    """The inverse of split_workers, for the workers that are given."""
+    joined = {index: dict(own) for index, own in shared.items()}
+    for worker, state in by_worker.items():
+        for index, own in state.items():
+            joined[index] |= {f"{kind}.{worker}": value for kind, value in own.items()}
+    return joined

@@ -1,0 +1,1 @@
+"""One round of N workers: encoders, ballots, exchange, aggregator."""

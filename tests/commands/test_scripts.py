@@ -1,0 +1,86 @@
+"""The scripts, on small settings, as a user runs them."""
+
+import re
+import sys
+
+import pytest
+from processes import ROOT, run_command
+
+SCRIPTS = ROOT / "scripts"
+
+
+def test_random_bytes_through_unpack():
+    script = str(SCRIPTS / "robustness/fuzz_unpack.py")
+    finished = run_command(sys.executable, script, "--strings", "3000")
+    assert (finished.exit_code, finished.stderr) == (0, "")
+    seen = {line.rpartition("  ")[0].strip(): line.split()[-1] for line in
+            finished.stdout.splitlines()[2:]}  # fmt: skip
+    assert seen["crashes"] == seen["accepted but invalid"] == "0"
+    assert all(int(seen[name].replace(",", "")) > 500 for name in ("refused", "valid"))
+
+
+@pytest.mark.heavy
+def test_a_short_soak():
+    script = str(SCRIPTS / "robustness/soak.py")
+    finished = run_command(sys.executable, script, "--runs", "2", "--seed", "3", timeout_s=240)
+    assert finished.exit_code == 0, finished.stdout
+    seen = finished.stdout.partition("\nseen ")[2].splitlines()[2:]
+    table = dict(line.rsplit(maxsplit=1) for line in seen)
+    assert table["bit-identical"] == "2"
+
+
+@pytest.mark.heavy
+def test_a_table_of_one_adversary():
+    finished = run_command(
+        sys.executable, str(SCRIPTS / "robustness/adversaries.py"), "--dataset", "digits",
+        "--epochs", "1", "--most", "1", "--attack", "flip", timeout_s=240,
+    )  # fmt: skip
+    assert finished.exit_code == 0, finished.stderr
+    rows = [line.split() for line in finished.stdout.splitlines()[4:]]
+    assert [row[0] for row in rows] == ["flip"] * 3
+    assert all(0 <= float(value) <= 100 for row in rows for value in row[-2:])
+
+
+@pytest.mark.heavy
+def test_whole_steps_through_each_hook():
+    finished = run_command(
+        sys.executable, "-W", "ignore", str(SCRIPTS / "bench/step.py"), "--num_processes", "2",
+        "--batch_size", "2", "--repeats", "1", "--compile", "off",
+    )  # fmt: skip
+    assert finished.exit_code == 0, finished.stderr
+    rows = finished.stdout.partition("\n---")[2].splitlines()[1:]
+    assert [row[:24].strip() for row in rows] == [
+        "no communication", "plain DDP", "plain DDP, one bucket", "fp16",
+        "PowerSGD 1, one bucket", "PowerSGD 2, one bucket",
+        "vote, 1 bit", "vote, 3 bits", "vote, 4 bits",
+        "vote, 1 bit, one bucket", "vote, 3 bits, one bucket", "vote, 4 bits, one bucket",
+    ]  # fmt: skip
+    assert all(float(row.split()[-3]) > 0 for row in rows)
+
+
+@pytest.mark.heavy
+def test_accuracy_through_the_hook():
+    finished = run_command(
+        sys.executable, "-W", "ignore", str(SCRIPTS / "bench/hook_accuracy.py"),
+        "--dataset", "digits", "--model", "mlp", "--num_processes", "2", "--epochs", "2",
+        "--batch_size", "16",
+    )  # fmt: skip
+    assert finished.exit_code == 0, finished.stderr
+    rows = finished.stdout.partition("\n---")[2].splitlines()[1:]
+    assert len(rows) == 6
+    assert all(float(row.split()[-1]) > 70 for row in rows)
+
+
+@pytest.mark.heavy
+def test_pictures_of_the_readme(tmp_path):
+    finished = run_command(
+        sys.executable, str(SCRIPTS / "readme_pictures.py"), "--out", str(tmp_path / "new"),
+        "--epochs", "1", "--size", "3000", "--compile", "off",
+    )  # fmt: skip
+    assert finished.exit_code == 0, finished.stderr
+    drawn = {path.name: path for path in (tmp_path / "new").iterdir()}
+    assert set(finished.stdout.splitlines()) == set(map(str, drawn.values()))
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn.values())
+    # All that the README shows, and nothing else lies beside them.
+    shown = set(re.findall(r"\]\(scripts/pictures/(.*?)\)", (ROOT / "README.md").read_text()))
+    assert set(drawn) == shown == {path.name for path in (SCRIPTS / "pictures").iterdir()}

@@ -1,0 +1,86 @@
+"""Training loops that nobody here wrote, with voted gradients, and the script to copy."""
+
+import importlib.util
+import shutil
+import sys
+
+import pytest
+import torch
+from processes import HELPERS, ROOT, finish, run_command, started_command
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+# Their warnings are theirs. Few rounds are not worth compiling for.
+QUIET = ["env", "PYTHONWARNINGS=ignore", "TORCH_COMPILE_DISABLE=1"]
+TRAIN_DDP = str(ROOT / "scripts" / "examples" / "train_ddp.py")
+
+
+def needs(package):
+    is_absent = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(is_absent, reason=f"{package} is not installed")
+
+
+@pytest.mark.heavy
+@needs("lightning")
+def test_lightning(tmp_path):
+    script = HELPERS / "rank_lightning.py"
+    finished = run_command(*QUIET, sys.executable, str(script), str(tmp_path))
+    assert finished.exit_code == 0, finished.stderr
+    assert finished.stdout.split()[:2] == ["steps", "24"]
+
+
+@pytest.mark.heavy
+@needs("accelerate")
+def test_accelerate():
+    finished = run_command(*QUIET, *TORCHRUN, str(HELPERS / "rank_accelerate.py"))
+    assert finished.exit_code == 0, finished.stderr
+    assert finished.stdout.split()[:2] == ["steps", "24"]
+
+
+@pytest.mark.heavy
+def test_the_script_to_copy_goes_on_where_it_was_killed(tmp_path):
+    """Killed after an epoch and started again, it ends with the same bits everywhere."""
+
+    def command(name, *more):
+        options = ["--num_images", "32", "--batch_size", "4", "--checkpoint", str(tmp_path / name)]
+        return *QUIET, *TORCHRUN, TRAIN_DDP, *options, *more
+
+    def saved(name):
+        return torch.load(tmp_path / name, weights_only=True)
+
+    whole = run_command(*command("whole"))
+    assert whole.exit_code == 0, whole.stderr
+    assert whole.stdout.splitlines()[1].startswith("epoch 2: loss ")
+    with started_command(*command("killed")) as process:
+        assert process.stdout.readline().startswith("epoch 1: loss ")
+        process.terminate()
+        finish(process, 60)
+    shutil.copy(tmp_path / "killed", tmp_path / "more")
+    resumed = run_command(*command("killed", "--resume"))
+    assert resumed.exit_code == 0, resumed.stderr
+    assert resumed.stdout.splitlines()[-1].startswith("compression")
+    for part in ("model", "votes"):
+        assert flat(saved("whole")[part]) == flat(saved("killed")[part])
+    ranks = ["--nproc_per_node", "3"]
+    more = run_command(*[ranks.pop(0) if arg in ("--nproc_per_node", "2") else arg for arg in
+                         command("more", "--resume")])  # fmt: skip
+    assert more.exit_code == 0, more.stderr
+    assert len(saved("more")["votes"]) == 3
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("hook", ["none", "fp16", "powersgd"])
+def test_the_script_to_copy_with_other_hooks(tmp_path, hook):
+    options = ["--hook", hook, "--num_images", "16", "--batch_size", "4", "--epochs", "1"]
+    options += ["--checkpoint", str(tmp_path / "x")]
+    finished = run_command(*QUIET, *TORCHRUN, TRAIN_DDP, *options)
+    assert finished.exit_code == 0, finished.stderr
+    assert finished.stdout.startswith("epoch 1: loss ")
+
+
+def flat(state):
+    """Tensors as bytes, so that all of a state compares at once."""
+    if isinstance(state, dict):
+        return {name: flat(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [flat(value) for value in state]
+    return state.numpy().tobytes() if isinstance(state, torch.Tensor) else state

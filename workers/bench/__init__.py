@@ -1,0 +1,1 @@
+"""What the benchmarks measure, and how: times, and memory at its peak."""

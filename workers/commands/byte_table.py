@@ -1,0 +1,108 @@
+"""`compsgd bytes`: what a step sends, before anything is sent."""
+
+from typing import Any
+
+import click
+
+from compsgd.comm.traffic.cost import StepCost, ring_all_reduce
+from compsgd.optim.optimizers import OPTIMIZERS
+from compsgd.workers.commands.spreading import SpreadingCommand, normalise
+from compsgd.workers.data.datasets import DATASETS, IMAGE_SHAPES, NUM_CLASSES
+from compsgd.workers.report.tables import format_table
+from compsgd.workers.train.models import MODELS, build_model
+
+_EXCHANGES = ("both", "all_gather", "scatter_reduce")
+
+
+@click.command(
+    "bytes",
+    cls=SpreadingCommand,
+    context_settings={"token_normalize_func": normalise, "max_content_width": 100},
+)
+@click.option(
+    "--model",
+    type=click.Choice(MODELS),
+    default="vanilla_cnn",
+    show_default=True,
+    help="Whose parameters are counted.",
+)
+@click.option(
+    "--dataset",
+    type=click.Choice(DATASETS),
+    default="MNIST",
+    show_default=True,
+    help="The images that the model is made for.",
+)
+@click.option(
+    "--num_parameters",
+    type=click.IntRange(min=1),
+    default=None,
+    help="So many elements in one tensor, instead of a model.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(tuple(OPTIMIZERS)[1:]),
+    default="compressed_sgd_vote",
+    show_default=True,
+    help="sign_sgd sends one bit; compressed_sgd collects sums.",
+)
+@click.option(
+    "--num_bits", type=click.IntRange(1, 8), default=3, show_default=True, help="Bits of a level."
+)
+@click.option(
+    "--rand_zero",
+    type=bool,
+    default=True,
+    is_flag=False,
+    flag_value=True,
+    show_default=True,
+    metavar="BOOLEAN",
+    help="False keeps zeros.",
+)
+@click.option(
+    "--num_workers",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=[2, 4, 8, 16, 32],
+    show_default=True,
+    help="Numbers of workers, as in --num_workers 2 4.",
+)
+@click.option("--exchange", type=click.Choice(_EXCHANGES), default="both", show_default=True,
+              help="Which exchange to show.")  # fmt: skip
+def byte_table(**values: Any) -> None:
+    """Show what each worker sends in a step, beside a float32 ring all-reduce."""
+    sizes = _parameter_sizes(values)
+    numel = sum(sizes)
+    optimizer = values["optimizer"]
+    num_bits = 1 if optimizer == "sign_sgd" else values["num_bits"]
+    combine = "mean" if optimizer == "compressed_sgd" else "vote"
+    cost = StepCost(numel, len(sizes), num_bits, not values["rand_zero"], combine)
+    shown = _EXCHANGES[1:] if values["exchange"] == "both" else (values["exchange"],)
+    head = ["workers", "float32 all-reduce"]
+    for exchange in shown:
+        head += [exchange, "rate"]
+    rows = [_row(cost, num_workers, shown) for num_workers in values["num_workers"]]
+    click.echo(f"{numel:,} parameters, {optimizer}, {num_bits} bits: bytes per worker and step\n")
+    click.echo(format_table(head, rows))
+    if "all_gather" in shown:
+        click.echo(
+            f"\nFrom {cost.break_even()} workers on, all_gather sends no less than a float32 "
+            "all-reduce."
+        )
+
+
+def _parameter_sizes(values: dict[str, Any]) -> list[int]:
+    if values["num_parameters"] is not None:
+        return [values["num_parameters"]]
+    image_shape = IMAGE_SHAPES[values["dataset"]]
+    model = build_model(values["model"], image_shape, NUM_CLASSES, seed=0)
+    return [parameter.numel() for parameter in model.parameters()]
+
+
+def _row(cost: StepCost, num_workers: int, exchanges: tuple[str, ...]) -> list[str]:
+    uncompressed = ring_all_reduce(cost.numel, num_workers)
+    row = [str(num_workers), f"{uncompressed:,}"]
+    for exchange in exchanges:
+        compressed = getattr(cost, exchange)(num_workers)
+        row += [f"{compressed:,}", f"{uncompressed / compressed:.2f}x" if compressed else "-"]
+    return row

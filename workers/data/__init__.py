@@ -1,0 +1,1 @@
+"""Data sets, which batch goes to which worker, and damage to the files."""

@@ -1,0 +1,1 @@
+"""Processes: how they start without torchrun, and how they end well."""

@@ -1,0 +1,275 @@
+"""Ending well: signals, and processes that are gone.
+
+A thread of each process does this, since a main thread that waits inside a collective runs no
+signal handler. A signal lets the round end, and a checkpoint be written, where that is possible;
+where a process is gone it ends this one with one line that says which, and when.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+
+import click
+
+from compsgd.comm.group.collectives import CollectiveError
+from compsgd.comm.group.rank_info import RankInfo
+from compsgd.comm.group.roll_call import RollCall
+from compsgd.comm.group.store import Store
+from compsgd.workers.failures import RunError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_POLL_S = 0.2
+# torchrun passes on a Ctrl-C that the terminal has sent to everybody already.
+_SECOND_SIGNAL_AFTER_S = 2.0
+# What cannot stop in order is ended this long after a signal.
+_FORCED_AFTER_S = 4.0
+# For a process that leaves while others still do.
+_GOODBYE_S = 2.0
+# After a failure or a signal, whoever is well answers at once.
+_ANSWER_WITHIN_S = 4.0
+_ROUTINE_S = 5.0
+_CALL = b"\0"
+
+
+class Watchdog:
+    """Watches over a run for as long as the context lasts.
+
+    Attributes:
+        stage: where the run is, for the one line of a failure.
+    """
+
+    def __init__(self, rank_info: RankInfo, store: Store | None, timeout_s: float) -> None:
+        """
+        Args:
+            rank_info: this process.
+            store: what all processes share; None for a process alone.
+            timeout_s: how long a process may be stopped where nobody waits in a gradient
+                collective, which has a time limit of its own.
+        """
+        self.stage = "before the first round"
+        self._rank_info = rank_info
+        self._patience_s = max(timeout_s, _ANSWER_WITHIN_S)
+        self._urgent: RollCall | None = None
+        self._routine: RollCall | None = None
+        if store is not None:
+            own = store.clone(), rank_info.rank, rank_info.world_size
+            self._urgent = RollCall(*own, "urgent", _ANSWER_WITHIN_S)
+            self._routine = RollCall(*own, "routine", self._patience_s)
+        self._is_graceful = False
+        self._graceful_until = 0.0
+        self._signalled_at: float | None = None
+        self._all_here = threading.Event()
+        self._closing = threading.Event()
+        self._reader, self._writer = socket.socketpair()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._undo = contextlib.ExitStack()
+
+    @property
+    def wants_stop(self) -> bool:
+        """Whether a signal has asked this process to end."""
+        return self._signalled_at is not None
+
+    @contextlib.contextmanager
+    def graceful(self) -> Iterator[None]:
+        """Within, a signal only sets `wants_stop`; outside, it raises KeyboardInterrupt."""
+        self._is_graceful = True
+        try:
+            yield
+        finally:
+            self._graceful_until = time.monotonic()
+            self._is_graceful = False
+
+    def explain(self, error: CollectiveError) -> RunError:
+        """What to raise instead of a failed collective. Does not return if a process is gone:
+        this one then ends with the line that says so."""
+        self._all_here.clear()
+        self._writer.send(_CALL)
+        self._all_here.wait(_ANSWER_WITHIN_S + _GOODBYE_S)
+        return RunError(
+            f"{self.stage}: an exchange failed or took longer than --timeout allows, though every "
+            f"process is there ({error})"
+        )
+
+    def __enter__(self) -> "Watchdog":
+        self._writer.setblocking(False)
+        self._undo.callback(self._writer.close)
+        self._undo.callback(self._reader.close)
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._undo.callback(signal.signal, number, signal.signal(number, self._on_signal))
+            before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+            self._undo.callback(signal.set_wakeup_fd, before)
+        if self._urgent is not None:
+            self._urgent.join()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is KeyboardInterrupt and self._urgent is not None:
+            # A launcher that misses one process ends the others by signals: whom does it miss?
+            self._all_here.wait(_ANSWER_WITHIN_S + _GOODBYE_S)
+        self._closing.set()
+        self._thread.join()
+        if self._urgent is not None:
+            with contextlib.suppress(RuntimeError):
+                self._urgent.leave() if kind is None else self._urgent.fail()
+                if error is not None:
+                    error.told_by_rank_0 = self._is_told_by_rank_0(self._urgent)  # type: ignore[attr-defined]
+        self._undo.close()
+
+    def _is_told_by_rank_0(self, roll_call: RollCall) -> bool:
+        """Whether rank 0 fails too, and so will say why; in a moment, if at all."""
+        if self._rank_info.rank == 0:
+            return False
+        deadline = time.monotonic() + _GOODBYE_S
+        while time.monotonic() < deadline:
+            if roll_call.speaks_for_itself(0):
+                return True
+            time.sleep(0.05)
+        return False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """In the main thread; the other one has been told through the socket."""
+        if self._signalled_at is None:
+            self._signalled_at = time.monotonic()
+        if not self._is_graceful:
+            raise KeyboardInterrupt
+
+    # In the thread.
+
+    def _watch(self) -> None:
+        while not self._closing.is_set():
+            readable, _, _ = select.select([self._reader], [], [], _POLL_S)
+            told = self._reader.recv(64) if readable else b""
+            was_signalled = any(number in told for number in _SIGNALS)
+            if was_signalled:
+                self._note_signal()
+            if self._urgent is not None and self._routine is not None:
+                self._watch_others(self._urgent, self._routine, was_signalled or _CALL in told)
+            self._force()
+
+    def _note_signal(self) -> None:
+        """The first one asks; a later one insists."""
+        now = time.monotonic()
+        if self._signalled_at is None:
+            self._signalled_at = now
+        if now - self._signalled_at > _SECOND_SIGNAL_AFTER_S:
+            self._end("interrupted", tell=self._rank_info.rank == 0)
+
+    def _watch_others(self, urgent: RollCall, routine: RollCall, calls: bool) -> None:
+        try:
+            if calls:
+                urgent.call()
+            routine.call_if_silent_for(_ROUTINE_S)
+            for roll_call in (urgent, routine):
+                roll_call.answer()
+                absent = roll_call.verdict_on_those_who_came()
+                if absent:
+                    self._end(_gone(absent), tell=self._is_speaker(roll_call, absent))
+                if absent == [] and roll_call is urgent:
+                    self._all_here.set()
+        except RuntimeError:
+            # The store has gone with its host, unless all leave at this moment.
+            if not self._closing.wait(_GOODBYE_S):
+                is_launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+                host, speaker = ("the launcher is gone", 0) if is_launchers else (_gone([0]), 1)
+                self._end(host, tell=self._rank_info.rank == speaker)
+
+    def _is_speaker(self, roll_call: RollCall, absent: list[int]) -> bool:
+        """Whether this process is the one to say it: the first of those who are there, unless the
+        absent say themselves why they ended."""
+        present = (rank for rank in range(self._rank_info.world_size) if rank not in absent)
+        return next(present) == self._rank_info.rank and not any(
+            map(roll_call.speaks_for_itself, absent)
+        )
+
+    def _force(self) -> None:
+        since = self._signalled_at
+        if since is None or self._is_graceful or self._closing.is_set():
+            return
+        since = max(since, self._graceful_until)
+        if time.monotonic() - since > _FORCED_AFTER_S + _ANSWER_WITHIN_S:
+            missing = self._never_came()
+            others = f", before rank {missing[0]} had come" if missing else ""
+            first = next(rank for rank in range(self._rank_info.world_size) if rank not in missing)
+            self._end(f"interrupted{others}", tell=self._rank_info.rank == first)
+
+    def _never_came(self) -> list[int]:
+        if self._urgent is None:
+            return []
+        with contextlib.suppress(RuntimeError):
+            ranks = range(self._rank_info.world_size)
+            return [rank for rank in ranks if not self._urgent.has_joined(rank)]
+        return []
+
+    def _end(self, reason: str, tell: bool) -> None:
+        if tell:
+            click.echo(f"Error: {reason} ({self.stage})", err=True)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(1)
+
+
+def _gone(ranks: list[int]) -> str:
+    names = ", ".join(map(str, ranks))
+    return f"rank {names} is gone" if len(ranks) == 1 else f"ranks {names} are gone"
+
+
+class StopAgreement:
+    """All processes stop after the same round, whichever of them was told to stop.
+
+    Who wants to stop announces it before its part of a round's exchange, which nobody finishes
+    before; and everybody looks after the exchange.
+    """
+
+    def __init__(self, store: Store | None, watchdog: Watchdog) -> None:
+        self._store = store
+        self._watchdog = watchdog
+        self._round = 0
+
+    @property
+    def wanted_here(self) -> bool:
+        return self._watchdog.wants_stop
+
+    def begin_round(self, position: str) -> None:
+        """Args: position: where the run is, for a person."""
+        self._watchdog.stage = position
+
+    def begin_exchange(self) -> None:
+        self._round += 1
+        if self._store is not None and self.wanted_here:
+            with _lost_store():
+                self._store.compare_set(_STOP_KEY, "", str(self._round))
+
+    def is_due(self) -> bool:
+        """Whether this round was the last one; the same on every process."""
+        if self._store is None:
+            return self.wanted_here
+        with _lost_store():
+            last = self._store.get(_STOP_KEY) if self._store.check([_STOP_KEY]) else None
+        return last is not None and self._round >= int(last)
+
+
+_STOP_KEY = "stop after round"
+
+
+@contextlib.contextmanager
+def _lost_store() -> Iterator[None]:
+    """A store that has gone with its host is what a failed collective is: the watchdog knows."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise CollectiveError(f"the store: {error}") from error

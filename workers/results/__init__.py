@@ -1,0 +1,1 @@
+"""What a run leaves behind: the experiment's folder, its tables, what identifies it."""

@@ -1,0 +1,349 @@
+"""The folder that an experiment leaves behind, and the table at its end."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from compsgd.comm.traffic.cost import ring_all_reduce
+from compsgd.comm.traffic.ledger import Ledger
+from compsgd.files import atomic_write
+from compsgd.history import Histories, write_histories
+from compsgd.workers.failures import RunError, UsageError
+from compsgd.workers.options import Options
+from compsgd.workers.report.progress import cell_file_name, cell_name
+from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tensorboard import FOLDER as TENSORBOARD
+from compsgd.workers.results.digests import versions, weights_sha256
+from compsgd.workers.results.metrics_file import write_metrics
+from compsgd.workers.train.checkpoint import FOLDER, State
+from compsgd.workers.train.training import CellResult
+
+_CONFIG, _RESULT, _WEIGHTS = "config.json", "result.json", "weights"
+_HISTORIES, _METRICS = "histories.pkl", "metrics.csv"
+
+
+class Experiment:
+    """`log_dir/exp_name`: config.json, histories.pkl, metrics.csv, weights/, result.json, plots."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.path = options.log_dir / options.folder_name()
+        self._histories: Histories = {}
+        self._cells: list[dict[str, Any]] = []
+        self.plots: list[Path] = []
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every cell of the sweep has its results."""
+        return len(self._cells) == len(self._options.cells())
+
+    def check(self) -> None:
+        """Raises UsageError if the folder exists or cannot be created; creates nothing."""
+        try:
+            self._check()
+        except OSError as error:
+            raise UsageError(f"--log_dir {self._options.log_dir}: {error.strerror}") from error
+
+    def _check(self) -> None:
+        if self.path.exists() and not self._options.overwrite:
+            raise UsageError(
+                f"the experiment {self.path} exists; choose another --exp_name or --overwrite true"
+            )
+        if self.path.exists() and not _is_experiment(self.path):
+            raise UsageError(
+                f"{self.path} is no experiment of compsgd, or holds other files too; it is not "
+                "overwritten"
+            )
+        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise UsageError(f"--log_dir {self._options.log_dir}: cannot write to {nearest}")
+
+    def is_started_by(self, launcher: str) -> bool:
+        """Whether the folder is one that this launcher's processes have made."""
+        try:
+            config = json.loads((self.path / _CONFIG).read_bytes())
+            return bool(config["run"]["launcher"] == launcher)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def check_resumable(self) -> None:
+        """Raises UsageError if there is no such experiment of ours, or one of other options."""
+        if not self.path.exists():
+            raise UsageError(f"there is no experiment {self.path} to --resume")
+        if not _is_experiment(self.path):
+            raise UsageError(
+                f"{self.path} is no experiment of compsgd, or holds other files too; it is not "
+                "resumed"
+            )
+        then = self._options_then()
+        if then is not None:
+            check_unchanged(self._options.lasting(), then, self.path)
+
+    def _options_then(self) -> dict[str, str] | None:
+        """The lasting options that config.json has; None where it was not written yet."""
+        try:
+            config = json.loads((self.path / _CONFIG).read_bytes())
+            found: dict[str, str] = config["lasting"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.path / _CONFIG} is damaged: {error}") from error
+        return found
+
+    def read_results(self) -> bool:
+        """Whether this experiment is finished; its results are then those of its files."""
+        try:
+            result = json.loads((self.path / _RESULT).read_bytes())
+            self._cells = list(result["cells"])
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.path / _RESULT} is damaged: {error}") from error
+        if self.is_finished:
+            return True
+        self._cells = []
+        return False
+
+    def finished_cells(self) -> State:
+        """Those that `save` has added, for a checkpoint."""
+        return {
+            "cells": self._cells,
+            "histories": {
+                cell: {
+                    name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                    for name, value in history.items()
+                }
+                for cell, history in self._histories.items()
+            },
+        }
+
+    def reopen(self, finished: State, environment: dict[str, Any]) -> None:
+        """Goes on with the folder as a checkpoint knows it.
+
+        Args:
+            finished: from finished_cells.
+            environment: as for create.
+        """
+        self._cells = finished["cells"]
+        self._histories = {
+            cell: {
+                name: value.numpy() if isinstance(value, torch.Tensor) else value
+                for name, value in history.items()
+            }
+            for cell, history in finished["histories"].items()
+        }
+        clear_left_overs(self.path)
+        self._write_config(environment)
+
+    def create(self, environment: dict[str, Any]) -> None:
+        """Makes the folder, empty but for config.json.
+
+        Args:
+            environment: where and how the run takes place, for config.json.
+        """
+        try:
+            if self.path.exists():
+                _clear(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write_config(environment)
+            (self.path / _WEIGHTS).mkdir(exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"--log_dir {self._options.log_dir}: cannot create {self.path}: {error.strerror}"
+            ) from error
+
+    def _write_config(self, environment: dict[str, Any]) -> None:
+        options = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in self._options.as_dict().items()
+        }
+        content = {
+            "options": options,
+            "lasting": self._options.lasting(),
+            "run": environment,
+            "versions": versions(),
+        }
+        self._write_json(_CONFIG, content)
+
+    def save(self, result: CellResult, ledger: Ledger) -> None:
+        """Adds a finished cell: weights, histories, plots, result.json, in this order, each
+        atomically."""
+        weights = self.path / _WEIGHTS / f"{cell_file_name(result.cell)}.pt"
+        try:
+            with atomic_write(weights) as file:
+                torch.save(result.weights, file)
+            self._histories[result.cell] = result.history
+            write_histories(self.path / _HISTORIES, self._histories)
+            write_metrics(self.path / _METRICS, self._histories)
+            self._draw()
+        except (OSError, RuntimeError) as error:
+            raise RunError(f"cannot write the results to {self.path}: {error}") from error
+        self._cells.append(self._summary(result, weights))
+        traffic = {purpose.value: flow.sent_bytes for purpose, flow in ledger.wire.items()}
+        self._write_json(_RESULT, {"cells": self._cells, "process_0_bytes_sent": traffic})
+
+    def _draw(self) -> None:
+        labels = {cell: cell_name(cell, self._options.has_range) for cell in self._histories}
+        from compsgd.plots import draw_experiment  # matplotlib: a second, on one process
+
+        self.plots = draw_experiment(
+            self._histories,
+            labels,
+            self.path,
+            title=self._title(),
+            one_axis=self._options.one_plot_optimizer,
+        )
+
+    def _title(self) -> str:
+        options = self._options
+        title = f"{options.optimizer} on {options.dataset}, {options.num_workers} workers"
+        if options.adversaries:
+            title += f", {options.adversaries} of them adversaries ({options.attack})"
+        return title
+
+    def table(self) -> str:
+        """Per cell: accuracies, bytes, compression rate, time."""
+        head = ["cell", "train acc %", "test acc %", "bytes/worker/step", "compression", "seconds"]
+        rows = [
+            [
+                cell_name((cell["lr"], cell["decay"]), self._options.has_range),
+                f"{cell['train_acc']:.2f}",
+                f"{cell['test_acc']:.2f}",
+                f"{cell['bytes_per_worker_and_step']:,.0f}",
+                "-" if cell["compression_rate"] is None else f"{cell['compression_rate']:.2f}x",
+                f"{cell['seconds']:.1f}",
+            ]
+            for cell in self._cells
+        ]
+        lines = [format_table(head, rows)]
+        sat_out = sum(cell["num_non_finite"] for cell in self._cells)
+        if sat_out:
+            lines.append(f"{sat_out} gradients were not finite and sat out.")
+        lines += [
+            f"{name}: gradient bytes sent by all processes: ledger {cell['wire_bytes_sent']:,}, "
+            f"kernel {cell['kernel_bytes_sent']:,}, ratio {cell['kernel_to_ledger']:.5f}"
+            for name, cell in zip((row[0] for row in rows), self._cells, strict=True)
+            if "kernel_bytes_sent" in cell
+        ]
+        return "\n".join(lines)
+
+    def _summary(self, result: CellResult, weights: Path) -> dict[str, Any]:
+        lr, decay = result.cell
+        bytes_sent = result.history["bytes_sent_hist"]
+        bytes_per_step = sum(bytes_sent) / len(bytes_sent)
+        num_workers = self._options.num_workers
+        uncompressed = ring_all_reduce(result.num_parameters, num_workers)
+        return {
+            "lr": lr,
+            "decay": decay,
+            "train_loss": result.train.loss,
+            "train_acc": result.train.accuracy,
+            "test_loss": result.test.loss,
+            "test_acc": result.test.accuracy,
+            "last_epoch_acc": result.history["avg_epoch_acc_hist"][-1],
+            "num_parameters": result.num_parameters,
+            "num_steps": len(bytes_sent),
+            "bytes_per_worker_and_step": bytes_per_step,
+            "compression_rate": uncompressed / bytes_per_step if bytes_per_step else None,
+            "num_non_finite": result.num_non_finite,
+            "median_round_seconds": median(result.history["seconds_hist"]),
+            "median_compute_share": median(
+                np.divide(
+                    result.history["compute_seconds_hist"], result.history["seconds_hist"]
+                ).tolist()
+            ),
+            "seconds": result.seconds,
+            **result.verified_bytes,
+            "weights": str(weights.relative_to(self.path)),
+            "weights_sha256": weights_sha256(result.weights),
+        }
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        try:
+            with atomic_write(self.path / name) as file:
+                text = json.dumps(_finite(content), indent=2, allow_nan=False)
+                file.write(text.encode() + b"\n")
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / name}: {error.strerror}") from error
+
+
+def _finite(content: Any) -> Any:
+    """With null for what JSON has no number for: the loss of a run that diverged."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _is_experiment(path: Path) -> bool:
+    """Whether we made this folder, and nothing but us has put anything into it."""
+    own = {_CONFIG, _HISTORIES, _METRICS, _RESULT, _WEIGHTS, FOLDER, TENSORBOARD, *_plot_names()}
+    return (
+        path.is_dir()
+        and {entry.name for entry in path.iterdir() if not _is_left_over(entry, own)} <= own
+        and (_is_own_config(path / _CONFIG) or _is_empty(path, own))
+    )
+
+
+def _is_empty(path: Path, own: set[str]) -> bool:
+    """Whether there is nothing here, or only what a run leaves that could not write its config."""
+    entries = [entry for entry in path.iterdir() if not _is_left_over(entry, own)]
+    return all(entry.is_dir() and not any(entry.iterdir()) for entry in entries)
+
+
+def _plot_names() -> tuple[str, ...]:
+    from compsgd.plots import PLOT_NAMES
+
+    return PLOT_NAMES
+
+
+def _is_left_over(path: Path, own: set[str]) -> bool:
+    """Whether this is what atomic_write leaves where a process was killed."""
+    return any(path.name.startswith(f".{name}.") for name in own)
+
+
+_CONFIG_KEYS = {"options", "lasting", "run", "versions"}
+
+
+def _is_own_config(path: Path) -> bool:
+    try:
+        content = set(json.loads(path.read_bytes()))
+        return {"options", "run", "versions"} <= content <= _CONFIG_KEYS
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _clear(path: Path) -> None:
+    for folder in (FOLDER, TENSORBOARD):
+        shutil.rmtree(path / folder, ignore_errors=True)
+    clear_left_overs(path)
+    for weights in (path / _WEIGHTS).glob("*.pt"):
+        weights.unlink()
+    for name in (_HISTORIES, _METRICS, _RESULT, *_plot_names()):
+        (path / name).unlink(missing_ok=True)
+
+
+def clear_left_overs(path: Path) -> None:
+    """Deletes the temporary files of processes that were killed."""
+    for folder in (path, path / _WEIGHTS):
+        for entry in folder.glob(".*.*"):
+            entry.unlink(missing_ok=True)
+
+
+def check_unchanged(now: Mapping[str, str], then: Mapping[str, str], path: Path) -> None:
+    """Raises UsageError if an option is not what it was when `path` was made."""
+    for name, value in then.items():
+        if name in now and now[name] != value:
+            raise UsageError(
+                f"{name} is {now[name]}, but {path} was made with {value}; resume with what it "
+                "was, or start another experiment"
+            )

@@ -1,0 +1,1 @@
+"""A run from options to results: the training loop and all that takes part in it."""

@@ -1,0 +1,265 @@
+"""Checkpoints: where a run can go on, on the disk.
+
+`checkpoint/manifest.json` names the parts of the last complete checkpoint with their sizes and
+digests, and is itself digested; a new one takes its place only when all its parts are written. The
+parts are one file that all share and one a worker, so that any number of processes can go on: each
+writes and reads those of the workers it hosts. (torch.distributed.checkpoint keeps a pickle of its
+own beside the data, and neither digests nor the last good version.)
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compsgd.comm.group.collectives import Collectives
+from compsgd.comm.group.messages import all_succeed, gather_messages, on_rank_0
+from compsgd.files import atomic_write
+from compsgd.workers.failures import RunError, UsageError
+
+FOLDER = "checkpoint"
+_MANIFEST = "manifest.json"
+_FORMAT = 2
+_SHARED = "shared.pt"
+_FAILURES = (UsageError, RunError)
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as one process reads it.
+
+    Attributes:
+        shared: what all processes have in common.
+        by_worker: what belongs to each worker hosted here.
+    """
+
+    shared: State
+    by_worker: dict[int, State]
+
+
+class Checkpoints:
+    """The checkpoints of one experiment; all processes call the same methods in the same order."""
+
+    def __init__(
+        self, path: Path, hosted: Sequence[int], peers: Collectives, is_first_here: bool
+    ) -> None:
+        """
+        Args:
+            path: the folder.
+            hosted: the workers of this process.
+            peers: all processes.
+            is_first_here: whether this process tidies up on its machine.
+        """
+        self.path = path
+        self._hosted = hosted
+        self._peers = peers
+        self._is_first_here = is_first_here
+        self._serial = 0
+        self._found: State | None = None
+
+    def find(self) -> State | None:
+        """The facts of the checkpoint that rank 0 has here, None if there is none.
+
+        Raises:
+            RunError: its manifest is damaged.
+        """
+        self._found = on_rank_0(self._peers, self._read_manifest, _FAILURES)
+        if self._found is None:
+            return None
+        self._serial = self._found["serial"]
+        facts: State = self._found["facts"]
+        return facts
+
+    def load(self) -> Loaded:
+        """The parts of the checkpoint that `find` has found.
+
+        Raises:
+            RunError: a part is missing, damaged, or not written by us.
+        """
+        found = self._found
+        assert found is not None, "find has found one"
+
+        def read() -> Loaded:
+            return Loaded(
+                self._read_part(found, _SHARED),
+                {worker: self._read_part(found, _part_name(worker)) for worker in self._hosted},
+            )
+
+        loaded: Loaded = self._together(read)
+        return loaded
+
+    def save(self, facts: State, shared: State, by_worker: Mapping[int, State]) -> None:
+        """Writes a checkpoint, then forgets the one before.
+
+        1. Everybody writes its parts. 2. Rank 0 writes the manifest. 3. Older parts are deleted.
+
+        Args:
+            facts: what can be known without reading the parts; JSON.
+            shared: the same on every process.
+            by_worker: of the hosted workers.
+
+        Raises:
+            RunError: it cannot be written; the one before is as it was.
+        """
+        self._serial += 1
+        folder = self.path / self._folder_name
+        contents = {_part_name(worker): state for worker, state in by_worker.items()}
+        if self._peers.rank == 0:
+            contents[_SHARED] = shared
+        written = self._together(lambda: _write_parts(folder, contents))
+        parts = {name: part for mine in gather_messages(self._peers, written) for name, part in
+                 mine.items()}  # fmt: skip
+        manifest = {"format": _FORMAT, "serial": self._serial, "facts": facts, "parts": parts}
+        on_rank_0(self._peers, lambda: self._commit(manifest), _FAILURES)
+        self._tidy(keep={_MANIFEST, self._folder_name})
+
+    def tidy(self) -> None:
+        """Deletes what is left of a checkpoint that was never completed."""
+        self._tidy(keep={_MANIFEST, self._folder_name})
+
+    def remove(self) -> None:
+        """Deletes all: the run is finished."""
+        with contextlib.suppress(OSError):
+            (self.path / _MANIFEST).unlink(missing_ok=True)
+        self._tidy(keep=set())
+        if self._is_first_here:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+    @property
+    def _folder_name(self) -> str:
+        return f"{self._serial:06d}"
+
+    def _together(self, action: Any) -> Any:
+        return all_succeed(self._peers, action, _FAILURES)
+
+    def _commit(self, manifest: State) -> None:
+        text = json.dumps(manifest)
+        signed = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "manifest": manifest}
+        with _write_errors(self.path), atomic_write(self.path / _MANIFEST) as file:
+            file.write(json.dumps(signed).encode())
+        _sync(self.path)
+
+    def _tidy(self, keep: set[str]) -> None:
+        if not self._is_first_here or not self.path.is_dir():
+            return
+        for entry in self.path.iterdir():
+            if entry.name not in keep:
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
+
+    def _read_manifest(self) -> State | None:
+        path = self.path / _MANIFEST
+        try:
+            signed = json.loads(path.read_bytes())
+            manifest: State = signed["manifest"]
+            digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+            is_whole = signed["sha256"] == digest
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RunError(f"{path} is damaged, or no manifest of a checkpoint") from error
+        if not is_whole:
+            raise RunError(f"{path} is damaged: its content does not match its digest")
+        if manifest["format"] != _FORMAT:
+            raise RunError(
+                f"{path} is of format {manifest['format']}; this version reads {_FORMAT}"
+            )
+        return manifest
+
+    def _read_part(self, manifest: State, name: str) -> State:
+        path = self.path / f"{manifest['serial']:06d}" / name
+        expected = manifest["parts"].get(name)
+        if expected is None:
+            raise RunError(f"{self.path / _MANIFEST} names no {name}: the checkpoint is incomplete")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror}") from error
+        if len(content) != expected["size_bytes"]:
+            raise RunError(
+                f"{path} is damaged: {len(content):,} bytes instead of {expected['size_bytes']:,}"
+            )
+        if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+            raise RunError(f"{path} is damaged: its content does not match its digest")
+        return read_tensors(path, content)
+
+
+def read_tensors(path: Path, content: bytes) -> State:
+    """A dict of tensors and plain values from a file of torch.save, running nothing in it.
+
+    Raises:
+        RunError: it is none, or holds anything else.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may raise anything
+        reason = str(error).partition(". ")[0] or type(error).__name__
+        raise RunError(f"{path} is no file of tensors: {reason}") from error
+    if not isinstance(state, dict):
+        raise RunError(f"{path} holds {type(state).__name__} instead of a dict")
+    return state
+
+
+def _write_parts(folder: Path, contents: Mapping[str, State]) -> State:
+    """Writes the parts; name to size and digest."""
+    written: State = {}
+    with _write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, state in contents.items():
+                buffer = io.BytesIO()
+                torch.save(state, buffer)
+                content = buffer.getbuffer()
+                with atomic_write(folder / name) as file:
+                    file.write(content)
+                digest = hashlib.sha256(content).hexdigest()
+                written[name] = {"size_bytes": len(content), "sha256": digest}
+            _sync(folder)
+        except OSError:
+            # They would only take the room that is lacking.
+            for name in contents:
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink(missing_ok=True)
+            raise
+    return written
+
+
+def _sync(folder: Path) -> None:
+    """Brings the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _write_errors(path: Path) -> Any:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write the checkpoint to {path}: {error.strerror}; the one before is kept"
+        ) from error
+
+
+def _part_name(worker: int) -> str:
+    return f"worker{worker}.pt"

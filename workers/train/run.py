@@ -1,0 +1,381 @@
+"""One run from options to results: every process goes through the same steps."""
+
+import functools
+import logging
+import os
+import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from compsgd.comm import build_exchange
+from compsgd.comm.group.agreement import check_agreement
+from compsgd.comm.group.collectives import CollectiveError
+from compsgd.comm.group.messages import all_succeed, on_rank_0
+from compsgd.comm.group.process_group import Network, connect
+from compsgd.comm.group.rank_info import RankInfo
+from compsgd.comm.group.store import Store, open_store
+from compsgd.comm.traffic.ledger import Flow, Purpose
+from compsgd.workers.data.datasets import Dataset, load_dataset
+from compsgd.workers.failures import RunError, UsageError
+from compsgd.workers.launch.watchdog import StopAgreement, Watchdog
+from compsgd.workers.options import Cell, Options
+from compsgd.workers.report.progress import (
+    Bar,
+    Lines,
+    Progress,
+    Silence,
+    Together,
+    cell_file_name,
+    cell_name,
+    on_a_terminal,
+)
+from compsgd.workers.report.tensorboard import FOLDER as TENSORBOARD
+from compsgd.workers.report.tensorboard import TensorBoard
+from compsgd.workers.results.digests import shapes_sha256, versions, weights_sha256
+from compsgd.workers.results.experiment import Experiment, check_unchanged
+from compsgd.workers.train import checkpoint
+from compsgd.workers.train.checkpoint import Loaded, State
+from compsgd.workers.train.models import build_model, normalises_batches
+from compsgd.workers.train.preparation import Preparation, prepare_kernels
+from compsgd.workers.train.training import CellTraining, batch_plan
+
+log = logging.getLogger("compsgd")
+
+_FAILURES = (UsageError, RunError)
+
+
+def run(options: Options, rank_info: RankInfo) -> None:
+    """Trains every cell of the sweep; rank 0 reports and writes.
+
+    Raises:
+        UsageError: nothing was computed or created.
+        RunError, CompsgdError, ElsewhereError: the run failed; finished cells are kept.
+    """
+    options.check(rank_info)
+    device = choose_device(options, rank_info)
+    backend = choose_backend(options, device)
+    if options.verify_bytes and backend != "gloo":
+        raise UsageError(f"--verify_bytes counts TCP sockets; {backend} does not send through them")
+    _set_threads(options, rank_info)
+    torch.backends.cudnn.deterministic = True
+    _report_warnings(rank_info)
+    store = open_store(rank_info) if rank_info.launched else None
+    with Watchdog(rank_info, store, options.vote.timeout_s) as watchdog:
+        try:
+            with connect(
+                rank_info, store, options.num_workers, backend, options.vote.timeout_s, device
+            ) as network:
+                _Run(options, rank_info, device, network).to_the_end(store, watchdog)
+        except CollectiveError as error:
+            raise watchdog.explain(error) from error
+
+
+class _Run:
+    """What the steps of a run have in common."""
+
+    def __init__(
+        self, options: Options, rank_info: RankInfo, device: torch.device, network: Network
+    ) -> None:
+        self._options = options
+        self._rank_info = rank_info
+        self._device = device
+        self._network = network
+        self._peers = network.bookkeeping
+        self._experiment = Experiment(options)
+        self._hosted = build_exchange(options.vote.exchange, network.gradient).hosted
+        is_first_here = rank_info.local_rank == 0
+        path = self._experiment.path / checkpoint.FOLDER
+        self._checkpoints = checkpoint.Checkpoints(path, self._hosted, self._peers, is_first_here)
+
+    def to_the_end(self, store: Store | None, watchdog: Watchdog) -> None:
+        check_agreement(self._peers, self._options.shared())
+        is_resumed = self._options.resume or self._is_started_again()
+        found = self._find_checkpoint() if is_resumed else None
+        if is_resumed and found is None and self._is_finished():
+            self._on_rank_0(lambda: _report(self._experiment))
+            return
+        if not is_resumed:
+            self._on_rank_0(self._experiment.check)
+        dataset = _load_together(self._options, self._network, self._rank_info)
+        preparation = self._check_and_prepare(dataset)
+        if found is not None:
+            self._check_same(found, preparation)
+        loaded = None if found is None else self._checkpoints.load()
+        if is_resumed and loaded is None and self._rank_info.rank == 0:
+            click.echo("there is no checkpoint yet: the run begins anew")
+        self._open_folder(preparation, loaded)
+        stopping = StopAgreement(store, watchdog)
+        with watchdog.graceful():
+            self._train_cells(dataset, preparation, stopping, found, loaded)
+        self._on_rank_0(lambda: _report(self._experiment))
+
+    def _is_started_again(self) -> bool:
+        """Whether torchrun starts a run once more that it has begun itself: to go on with it."""
+
+        def is_own() -> bool:
+            return self._rank_info.attempt > 0 and self._experiment.is_started_by(_launcher())
+
+        return bool(self._on_rank_0(is_own))
+
+    def _find_checkpoint(self) -> State | None:
+        self._on_rank_0(self._experiment.check_resumable)
+        return self._checkpoints.find()
+
+    def _is_finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return bool(self._on_rank_0(self._experiment.read_results))
+
+    def _check_and_prepare(self, dataset: Dataset) -> Preparation:
+        options, network = self._options, self._network
+        model = build_model(
+            options.model, dataset.image_shape, dataset.num_classes, options.vote.seed
+        )
+        all_succeed(self._peers, lambda: _check_batches(options, dataset, model), _FAILURES)
+        check_agreement(self._peers, _facts(options, dataset, model))
+        return _prepare(options, dataset, model, self._device, network, self._rank_info)
+
+    def _check_same(self, found: State, preparation: Preparation) -> None:
+        """Raises UsageError if the checkpoint was made with an option that matters and is another
+        one now; warns of what may change bits."""
+        check_unchanged(self._lasting(preparation), found["options"], self._checkpoints.path)
+        here = self._surroundings()
+        for name, then in found["surroundings"].items():
+            if here[name] != then:
+                log.warning(
+                    "%s is %s, and was %s before: bits may differ from those of a run that was "
+                    "never interrupted", name, here[name], then,
+                )  # fmt: skip
+
+    def _lasting(self, preparation: Preparation) -> dict[str, str]:
+        lasting = self._options.lasting()
+        if self._options.vote.binning == "exp":
+            lasting["whether kernels are compiled (--compile)"] = str(preparation.is_compiled)
+        return lasting
+
+    def _surroundings(self) -> dict[str, str]:
+        """What may change the last bits of a gradient."""
+        return {f"the version of {name}": version for name, version in versions().items()} | {
+            "the number of threads (--threads)": str(torch.get_num_threads()),
+            "the device": self._device.type,
+        }
+
+    def _open_folder(self, preparation: Preparation, loaded: Loaded | None) -> None:
+        environment = {
+            "processes": self._rank_info.world_size,
+            "device": str(self._device),
+            "backend": dist.get_backend() if self._rank_info.launched else None,
+            "threads": torch.get_num_threads(),
+            "compiled": preparation.choice,
+            "compile_seconds": round(preparation.seconds, 1),
+            "resumed": loaded is not None,
+            "launcher": _launcher(),
+        }
+        if loaded is None:
+            self._on_rank_0(lambda: self._experiment.create(environment))
+            return
+        self._checkpoints.tidy()
+        if self._rank_info.rank == 0:
+            for purpose in Purpose:
+                self._wire[purpose] += tuple(loaded.shared["wire"][purpose.value])
+        finished = loaded.shared["finished"]
+        self._on_rank_0(lambda: self._experiment.reopen(finished, environment))
+
+    def _train_cells(
+        self,
+        dataset: Dataset,
+        preparation: Preparation,
+        stopping: StopAgreement,
+        found: State | None,
+        loaded: Loaded | None,
+    ) -> None:
+        cells = self._options.cells()
+        first = 0 if found is None else found["cell"]
+        facts = {"options": self._lasting(preparation), "surroundings": self._surroundings()}
+        for number, cell in list(enumerate(cells))[first:]:
+
+            def save(training: CellTraining, number: int = number) -> None:
+                shared, by_worker = training.state()
+                self._save(facts | {"cell": number}, shared, by_worker)
+
+            num_rounds = batch_plan(self._options, dataset).num_rounds
+            with self._progress(cell, num_rounds) as progress:
+                training = CellTraining(
+                    self._options,
+                    cell,
+                    dataset,
+                    self._device,
+                    self._network,
+                    progress,
+                    preparation.choice,
+                    stopping,
+                    save,
+                )
+                if loaded is not None and "weights" in loaded.shared and number == first:
+                    training.restore(loaded)
+                    position = training.position
+                    progress.resume(position["epoch"], position["round_"])
+                result = training.run()
+            save_result = functools.partial(self._experiment.save, result, self._network.ledger)
+            self._on_rank_0(save_result)
+            if number + 1 < len(cells):
+                nothing: dict[int, State] = {worker: {} for worker in self._hosted}
+                self._save(facts | {"cell": number + 1}, {}, nothing)
+        self._checkpoints.remove()
+
+    def _save(self, facts: State, shared: State, by_worker: dict[int, State]) -> None:
+        shared = shared | {
+            "finished": self._experiment.finished_cells(),
+            "wire": {purpose.value: list(flow) for purpose, flow in self._wire.items()},
+        }
+        self._checkpoints.save(facts, shared, by_worker)
+
+    @property
+    def _wire(self) -> dict[Purpose, Flow]:
+        """What has crossed between this process and others; of process 0, in all attempts."""
+        return self._network.ledger.wire
+
+    def _on_rank_0(self, action: Callable[[], Any]) -> Any:
+        """What only one process does, while the others wait for it, and fail if it does."""
+        return on_rank_0(self._peers, action, _FAILURES)
+
+    def _progress(self, cell: Cell, num_rounds: int) -> AbstractContextManager[Progress]:
+        """What shows how far a cell is."""
+        name = cell_name(cell, self._options.has_range)
+        if self._rank_info.rank != 0:
+            return nullcontext(Silence())
+        shown: list[Any] = [
+            Bar(name, num_rounds, self._options.epochs)
+            if on_a_terminal()
+            else Lines(name, num_rounds)
+        ]
+        if self._options.tensorboard:
+            folder = self._experiment.path / TENSORBOARD / cell_file_name(cell)
+            shown.append(TensorBoard(folder, num_rounds))
+        return Together(shown)
+
+
+def _launcher() -> str:
+    """Names the process that started this one: numbers come again, times do not."""
+    parent = os.getppid()
+    try:
+        started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        started = "?"
+    return f"{platform.node()} {parent} {started} {os.environ.get('TORCHELASTIC_RUN_ID', '')}"
+
+
+def choose_device(options: Options, rank_info: RankInfo) -> torch.device:
+    """This process's own GPU where every process of the machine has one, or the CPU."""
+    enough = torch.cuda.device_count() >= rank_info.local_world_size
+    if options.device == "cuda" and not enough:
+        raise UsageError(
+            f"--device cuda needs a GPU per process; this machine has {torch.cuda.device_count()} "
+            f"for {rank_info.local_world_size}"
+        )
+    if options.backend == "nccl" and (not enough or options.device == "cpu"):
+        raise UsageError(
+            f"--backend nccl needs a GPU per process; this machine has {torch.cuda.device_count()} "
+            f"for {rank_info.local_world_size}, and --device is {options.device}"
+        )
+    if options.device == "cpu" or not enough:
+        return torch.device("cpu")
+    return torch.device("cuda", rank_info.local_rank)
+
+
+def choose_backend(options: Options, device: torch.device) -> str:
+    if options.backend != "auto":
+        return options.backend
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def _set_threads(options: Options, rank_info: RankInfo) -> None:
+    share = max(1, (os.cpu_count() or 1) // rank_info.local_world_size)
+    torch.set_num_threads(options.threads or share)
+
+
+def _report_warnings(rank_info: RankInfo) -> None:
+    """The library's warnings are known to every process; rank 0 shows them."""
+    log = logging.getLogger("compsgd")
+    log.propagate = False
+    log.handlers = [logging.StreamHandler() if rank_info.rank == 0 else logging.NullHandler()]
+
+
+def _load_together(options: Options, network: Network, rank_info: RankInfo) -> Dataset:
+    """One process of each machine downloads, verifies and unpacks; then the others read."""
+
+    def load(download: bool) -> Dataset:
+        return load_dataset(options.dataset, options.dataset_root, download)
+
+    first = all_succeed(
+        network.bookkeeping,
+        lambda: load(options.download) if rank_info.local_rank == 0 else None,
+        _FAILURES,
+    )
+    return all_succeed(network.bookkeeping, lambda: first or load(False), _FAILURES)
+
+
+def _check_batches(options: Options, dataset: Dataset, model: nn.Module) -> None:
+    plan = batch_plan(options, dataset)
+    if options.batch_size > plan.num_images:
+        raise UsageError(
+            f"--batch_size {options.batch_size} is more than the {plan.num_images} training images "
+            f"of {options.dataset}: there is not one full batch"
+        )
+    if plan.smallest_batch == 1 and normalises_batches(model):
+        raise UsageError(
+            f"--batch_size {options.batch_size} leaves a last batch of one image, which the batch "
+            f"norm of {options.model} cannot train on; choose another size"
+        )
+
+
+def _facts(options: Options, dataset: Dataset, model: nn.Module) -> dict[str, str]:
+    """What must be the same on every process before the first step."""
+    weights = model.state_dict()
+    return {
+        **{f"the version of {name}": version for name, version in versions().items()},
+        "the size of the data set": f"{len(dataset.train)} + {len(dataset.test)} images",
+        "the shapes of the model": shapes_sha256(weights)[:16],
+        "the initial weights": weights_sha256(weights)[:16],
+    }
+
+
+def _prepare(
+    options: Options,
+    dataset: Dataset,
+    model: nn.Module,
+    device: torch.device,
+    network: Network,
+    rank_info: RankInfo,
+) -> Preparation:
+    """Compiles where it pays; rank 0 says what that took, and all must have come to the same."""
+    preparation = prepare_kernels(
+        options,
+        sum(parameter.numel() for parameter in model.parameters()),
+        batch_plan(options, dataset).num_rounds * options.epochs * len(options.cells()),
+        build_exchange(options.vote.exchange, network.gradient).num_shards,
+        device,
+        network,
+        rank_info,
+    )
+    check_agreement(
+        network.bookkeeping, {"whether kernels are compiled": str(preparation.is_compiled)}
+    )
+    if rank_info.rank == 0 and preparation.choice != "off":
+        click.echo(f"compiled the kernels in {preparation.seconds:.1f} s")
+    return preparation
+
+
+def _report(experiment: Experiment) -> None:
+    click.echo()
+    click.echo(experiment.table())
+    click.echo()
+    click.echo(f"results: {experiment.path}")
+    for plot in experiment.plots:
+        click.echo(f"plot:    {plot}")

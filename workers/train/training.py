@@ -1,0 +1,438 @@
+"""The training loop of one process for one cell of the sweep."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import compsgd
+from compsgd.comm import build_exchange
+from compsgd.comm.group.agreement import check_agreement
+from compsgd.comm.group.process_group import Network
+from compsgd.history import History
+from compsgd.optim.flat_gradients import FlatGradients
+from compsgd.optim.optimizers import OPTIMIZERS
+from compsgd.optim.round_optimizer import RoundOptimizer
+from compsgd.optim.state import join_workers, split_workers
+from compsgd.rng import derive_key
+from compsgd.workers.data.datasets import BatchPlan, Dataset
+from compsgd.workers.failures import InterruptedRunError
+from compsgd.workers.launch.watchdog import StopAgreement
+from compsgd.workers.options import Cell, Options
+from compsgd.workers.report.progress import Progress, Step, cell_name
+from compsgd.workers.results.digests import weights_sha256
+from compsgd.workers.train.attacks import Attack
+from compsgd.workers.train.buffers import WorkerZeroBuffers
+from compsgd.workers.train.byte_check import ByteCheck
+from compsgd.workers.train.checkpoint import Loaded, State
+from compsgd.workers.train.diagnosis import Diagnosis, Finding
+from compsgd.workers.train.evaluation import EvaluationAbandonedError, evaluate, in_worker_order
+from compsgd.workers.train.models import build_model
+from compsgd.workers.train.scores import (
+    BatchScore,
+    Score,
+    batch_loss,
+    batch_weighted,
+    sample_weighted,
+)
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What a finished cell leaves behind.
+
+    Attributes:
+        train, test: the final weights on both whole splits.
+        num_non_finite: ballots that sat out because a gradient was not finite.
+        verified_bytes: the ledger against the kernel, with --verify_bytes.
+        seconds: wall time of the whole cell, evaluations included.
+    """
+
+    cell: Cell
+    history: History
+    weights: dict[str, Tensor]
+    num_parameters: int
+    train: Score
+    test: Score
+    num_non_finite: int
+    seconds: float
+    verified_bytes: dict[str, Any]
+
+
+@dataclass
+class _Recorder:
+    """The histories of a cell as they grow."""
+
+    epoch: list[Score] = field(default_factory=list)
+    test: list[Score] = field(default_factory=list)
+    batch: list[Score] = field(default_factory=list)
+    batch_step: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    compute_seconds: list[float] = field(default_factory=list)
+    bytes_sent: list[int] = field(default_factory=list)
+    diagnosis_step: list[int] = field(default_factory=list)
+    cosine: list[float] = field(default_factory=list)
+    agreement: list[list[float]] = field(default_factory=list)
+
+    @classmethod
+    def restored(cls, state: State) -> "_Recorder":
+        scores = {name: [Score(*one) for one in state[name]] for name in ("epoch", "test", "batch")}
+        return cls(**state | scores)
+
+    def as_history(self, bin_counts: list[Any]) -> History:
+        return {
+            "avg_epoch_loss_hist": [score.loss for score in self.epoch],
+            "avg_epoch_acc_hist": [score.accuracy for score in self.epoch],
+            "batch_loss_hist": [score.loss for score in self.batch],
+            "batch_acc_hist": [score.accuracy for score in self.batch],
+            "batch_step_hist": self.batch_step,
+            "bin_usage": np.stack(bin_counts) if bin_counts else np.empty(0),
+            "test_loss_hist": [score.loss for score in self.test],
+            "test_acc_hist": [score.accuracy for score in self.test],
+            "bytes_sent_hist": self.bytes_sent,
+            "seconds_hist": self.seconds,
+            "compute_seconds_hist": self.compute_seconds,
+        }
+
+    def diagnoses(self) -> History:
+        return {
+            "diagnosis_step_hist": self.diagnosis_step,
+            "cosine_hist": self.cosine,
+            "agreement_hist": np.array(self.agreement),
+        }
+
+
+@dataclass
+class _Position:
+    """Where a cell is.
+
+    Attributes:
+        epoch: the current one, from 0.
+        round_: the next one in it.
+        must_evaluate: whether the evaluation after the round before it is still to come.
+    """
+
+    epoch: int = 0
+    round_: int = 0
+    must_evaluate: bool = False
+
+
+class CellTraining:
+    """Trains one (lr, decay) cell; every process runs the same steps with its own workers.
+
+    It can be left between rounds and inside evaluations, which change nothing.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        cell: Cell,
+        dataset: Dataset,
+        device: torch.device,
+        network: Network,
+        progress: Progress,
+        compile: str,
+        stopping: StopAgreement,
+        save: Callable[["CellTraining"], None],
+    ) -> None:
+        """
+        Args:
+            compile: "on" or "off".
+            stopping: asked after each round whether to stop.
+            save: writes a checkpoint; all processes call it together.
+        """
+        self._options = options
+        self._cell = cell
+        self._dataset = dataset
+        self._device = device
+        self._network = network
+        self._progress = progress
+        self._plan = batch_plan(options, dataset)
+        model = build_model(
+            options.model, dataset.image_shape, dataset.num_classes, options.vote.seed
+        )
+        self._model: nn.Module = model.to(device).train()
+        self._exchange = build_exchange(options.vote.exchange, network.gradient)
+        self._optimizer = build_optimizer(options, cell, self._model, self._exchange, compile)
+        self._gradients = FlatGradients(self._model.parameters())
+        self._buffers = WorkerZeroBuffers(self._model, network.bookkeeping)
+        self._recorder = _Recorder()
+        self._byte_check = ByteCheck(network) if options.verify_bytes else None
+        self._attack = Attack(options)
+        self._diagnosis: Diagnosis | None = None
+        self._stopping = stopping
+        self._save = save
+        self._position = _Position()
+        self._scores = self._no_scores()
+        self._num_full_rounds = 0
+        self._total_bytes = 0
+        self._began = time.perf_counter()
+
+    @property
+    def position(self) -> dict[str, Any]:
+        return asdict(self._position)
+
+    def run(self) -> CellResult:
+        """From where it is to its end.
+
+        Raises:
+            InterruptedRunError: told to stop, on all processes, behind a checkpoint.
+        """
+        try:
+            while self._position.epoch < self._options.epochs:
+                self._epoch(self._position.epoch)
+            return self._result()
+        except EvaluationAbandonedError:
+            self._stop()
+
+    def state(self) -> tuple[State, dict[int, State]]:
+        """All that `restore` needs: what processes share, and what each hosted worker has."""
+        self._buffers.synchronise()
+        optimizer = self._optimizer.state_dict()
+        optimizer["state"], by_worker = split_workers(optimizer["state"])
+        shared = {
+            "position": self.position,
+            "weights": self._model.state_dict(),
+            "optimizer": optimizer,
+            "recorder": _plain(asdict(self._recorder)),
+            "num_full_rounds": self._num_full_rounds,
+            "byte_check": None if self._byte_check is None else self._byte_check.state(),
+            "seconds": time.perf_counter() - self._began,
+        }
+        hosted = enumerate(self._exchange.hosted)
+        return shared, {
+            worker: {
+                "optimizer": by_worker.get(worker, {}),
+                "scores": self._scores[:, slot].clone(),
+            }
+            for slot, worker in hosted
+        }
+
+    def restore(self, loaded: Loaded) -> None:
+        shared = loaded.shared
+        self._position = _Position(**shared["position"])
+        self._model.load_state_dict(shared["weights"])
+        optimizer = shared["optimizer"]
+        optimizer["state"] = join_workers(
+            optimizer["state"],
+            {worker: state["optimizer"] for worker, state in loaded.by_worker.items()},
+        )
+        self._optimizer.load_state_dict(optimizer)
+        self._recorder = _Recorder.restored(shared["recorder"])
+        for slot, worker in enumerate(self._exchange.hosted):
+            self._scores[:, slot] = loaded.by_worker[worker]["scores"]
+        self._num_full_rounds = shared["num_full_rounds"]
+        self._total_bytes = sum(self._recorder.bytes_sent)
+        if self._byte_check is not None:
+            self._byte_check.restore(shared["byte_check"])
+        self._began = time.perf_counter() - shared["seconds"]
+
+    def _result(self) -> CellResult:
+        history = self._recorder.as_history(self._optimizer.bin_counts)
+        if self._options.diagnose:
+            history |= self._recorder.diagnoses()
+        if self._byte_check is not None:
+            history["wire_bytes_sent_hist"] = self._byte_check.ledger_bytes
+            history["kernel_bytes_sent_hist"] = self._byte_check.kernel_bytes
+        return CellResult(
+            cell=self._cell,
+            history=history,
+            weights={name: value.cpu() for name, value in self._model.state_dict().items()},
+            num_parameters=sum(parameter.numel() for parameter in self._model.parameters()),
+            train=self._evaluate_on("train"),
+            test=self._recorder.test[-1],
+            num_non_finite=self._optimizer.num_non_finite,
+            seconds=time.perf_counter() - self._began,
+            verified_bytes={} if self._byte_check is None else self._byte_check.totals(),
+        )
+
+    def _epoch(self, epoch: int) -> None:
+        order = self._plan.order(epoch)
+        position = self._position
+        while position.round_ < self._plan.num_rounds or position.must_evaluate:
+            if not position.must_evaluate:
+                self._train_round(order, epoch, position.round_)
+                position.round_ += 1
+                position.must_evaluate = True
+                if self._stopping.is_due():
+                    self._stop()
+            self._evaluate_between_rounds(position.round_ - 1)
+            position.must_evaluate = False
+            self._save_between_rounds()
+        self._check_weights(epoch)
+        self._record_epoch(self._scores)
+        if self._byte_check is not None:
+            self._byte_check.end_epoch()
+        scores = self._recorder.epoch[-1], self._recorder.test[-1]
+        self._progress.epoch(epoch, *scores, self._optimizer)
+        self._scores = self._no_scores()
+        self._position = _Position(epoch + 1)
+        self._save(self)
+
+    def _train_round(self, order: Tensor, epoch: int, round_: int) -> None:
+        name = cell_name(self._cell, self._options.has_range)
+        self._stopping.begin_round(
+            f"{name}, epoch {epoch + 1}, round {round_ + 1}/{self._plan.num_rounds}"
+        )
+        self._diagnosis = self._due_diagnosis()
+        began = time.perf_counter()
+        mine = self._round(order, round_)
+        step_bytes = self._network.ledger.steps[-1].logical.sent_bytes
+        self._recorder.seconds.append(time.perf_counter() - began)
+        self._recorder.bytes_sent.append(step_bytes)
+        self._total_bytes += step_bytes
+        finding = self._record_diagnosis()
+        for slot, score in mine.items():
+            self._scores[round_, slot] = torch.tensor(score, dtype=torch.float64)
+        first = next(iter(mine.values()), None)
+        step = Step(epoch, round_, first, step_bytes, self._total_bytes, finding)
+        self._progress.step(step, self._optimizer)
+
+    def _due_diagnosis(self) -> Diagnosis | None:
+        """Of the coming round, if it is its turn."""
+        interval = self._options.diagnose
+        if not interval or (self._optimizer.round + 1) % interval:
+            return None
+        return Diagnosis(self._optimizer, self._gradients.buffer, self._network.bookkeeping)
+
+    def _record_diagnosis(self) -> Finding | None:
+        finding = None if self._diagnosis is None else self._diagnosis.finding()
+        self._diagnosis = None
+        if finding is not None:
+            self._recorder.diagnosis_step.append(self._optimizer.round)
+            self._recorder.cosine.append(finding.cosine)
+            self._recorder.agreement.append(finding.agreement)
+        return finding
+
+    def _no_scores(self) -> Tensor:
+        """Of this process's workers in the rounds of an epoch."""
+        shape = self._plan.num_rounds, len(self._exchange.hosted), len(BatchScore._fields)
+        return torch.zeros(shape, dtype=torch.float64)
+
+    def _save_between_rounds(self) -> None:
+        interval = self._options.checkpoint_every
+        is_last = self._position.round_ == self._plan.num_rounds
+        if interval and self._optimizer.round % interval == 0 and not is_last:
+            self._save(self)
+
+    def _stop(self) -> NoReturn:
+        self._save(self)
+        position = self._position
+        raise InterruptedRunError(
+            f"interrupted in epoch {position.epoch + 1} after round {position.round_}/"
+            f"{self._plan.num_rounds}; a checkpoint is written, --resume goes on from it"
+        )
+
+    def _round(self, order: Tensor, round_: int) -> dict[int, BatchScore]:
+        """Every hosted worker's gradient, then one joint step; the scores by slot."""
+        scores = {}
+        compute_seconds = 0.0
+        self._buffers.begin_round()
+        for slot, worker in enumerate(self._exchange.hosted):
+            index = self._plan.batch(order, round_, worker)
+            if index is not None:
+                began = time.perf_counter()
+                scores[slot] = self._work(worker, index)
+                compute_seconds += time.perf_counter() - began
+                self._optimizer.compress(slot)
+        self._recorder.compute_seconds.append(compute_seconds)
+        self._buffers.end_round()
+        # A worker without a batch must not find the gradients of another one.
+        self._optimizer.zero_grad()
+        self._stopping.begin_exchange()
+        self._optimizer.step()
+        return scores
+
+    def _work(self, worker: int, index: Tensor) -> BatchScore:
+        """Forward and backward of one worker's batch."""
+        images, labels = self._dataset.train.batch(index, self._device)
+        self._gradients.begin()
+        torch.manual_seed(
+            derive_key(self._options.vote.seed, "forward pass", self._optimizer.round, worker)
+        )
+        loss, score = batch_loss(self._model(images), labels)
+        loss.backward()
+        self._gradients.end()
+        if self._diagnosis is not None:
+            self._diagnosis.note_gradient(worker)
+        self._attack.apply(self._gradients.buffer, worker, self._optimizer.round)
+        self._buffers.end_forward(worker)
+        return score
+
+    def _evaluate_between_rounds(self, round_: int) -> None:
+        """The whole training set, after every worker has received another so many batches."""
+        if (round_ + 1) * self._plan.num_workers > self._plan.num_batches:
+            return
+        interval = self._options.batchwise_evaluation
+        if interval > 0 and (self._num_full_rounds + 1) % interval == 0:
+            self._recorder.batch.append(self._evaluate_on("train"))
+            self._recorder.batch_step.append(self._optimizer.round)
+        self._num_full_rounds += 1
+
+    def _check_weights(self, epoch: int) -> None:
+        """All processes have the same weights, or the run ends."""
+        digest = weights_sha256(dict(self._model.named_parameters()))
+        check_agreement(
+            self._network.bookkeeping, {f"the weights after epoch {epoch + 1}": digest[:16]}
+        )
+
+    def _record_epoch(self, mine: Tensor) -> None:
+        """Everybody's training scores of an epoch: (rounds, hosted, 3) from each process."""
+        everyones = self._network.bookkeeping.all_gather(mine)
+        rounds = [
+            [score for score in in_worker_order(everyones[:, round_]) if score.num_images]
+            for round_ in range(self._plan.num_rounds)
+        ]
+        test = self._evaluate_on("test")
+        self._recorder.epoch.append(sample_weighted(_flatten(rounds)))
+        if self._options.batchwise_evaluation <= 0:
+            self._recorder.batch.extend(batch_weighted(scores) for scores in rounds)
+            num_steps = self._optimizer.round
+            self._recorder.batch_step.extend(range(num_steps - len(rounds) + 1, num_steps + 1))
+        self._recorder.test.append(test)
+
+    def _evaluate_on(self, split: str) -> Score:
+        self._buffers.synchronise()
+        images = self._dataset.train if split == "train" else self._dataset.test
+        peers = self._network.evaluation
+        return evaluate(
+            self._model, images, self._device, peers, lambda: self._stopping.wanted_here
+        )
+
+
+def _plain(recorded: dict[str, Any]) -> dict[str, Any]:
+    """With tuples instead of named ones, which a checkpoint could not name."""
+    return {
+        name: [tuple(item) if isinstance(item, tuple) else item for item in items]
+        for name, items in recorded.items()
+    }
+
+
+def _flatten(rounds: list[list[BatchScore]]) -> Iterable[BatchScore]:
+    return (score for scores in rounds for score in scores)
+
+
+def batch_plan(options: Options, dataset: Dataset) -> BatchPlan:
+    return BatchPlan(
+        len(dataset.train),
+        options.batch_size,
+        options.num_workers,
+        options.vote.seed,
+        options.shuffle,
+    )
+
+
+def build_optimizer(
+    options: Options, cell: Cell, model: nn.Module, exchange: compsgd.Exchange, compile: str
+) -> RoundOptimizer:
+    """The optimizer of a cell over the model's named parameters; `compile` is "on", "native" or
+    "off"."""
+    lr, _ = cell
+    kind = OPTIMIZERS[options.optimizer]
+    vote = replace(options.vote_of(cell), compile=compile)
+    known = {name: getattr(vote, name) for name in kind.known_settings}
+    return kind(model.named_parameters(), lr, exchange=exchange, **known)
