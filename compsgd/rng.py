@@ -69,8 +69,18 @@ def random_bits(
     device: torch.device | str | None = None,
     hash_words: Callable[[Tensor, Tensor], Tensor] = hash_positions,
 ) -> Tensor:
-    """The fair bits of elements start..start+count-1 of a key's stream; uint8, shape (count,).
-    Arguments as for block_bits."""
+    """The fair bits of elements start..start+count-1, one by one.
+
+    Args:
+        key: from derive_key.
+        start: position of the first element in the flat vector of all parameters.
+        count: how many elements.
+        device: where to.
+        hash_words: hash_positions, perhaps compiled.
+
+    Returns:
+        uint8, shape (count,).
+    """
     found = block_bits(key, start, -(-count // BIT_BLOCK), device, hash_words)
     return spread_bits(found).flatten()[:count]
 

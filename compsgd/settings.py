@@ -123,6 +123,9 @@ class VoteSettings:
     `describe` says what each means. A client that does not know one of them refuses any value but
     its default.
 
+    Source:
+        design, sections 2 to 5.
+
     Raises:
         SettingError: a value out of bounds.
 

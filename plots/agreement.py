@@ -19,11 +19,23 @@ def agreement_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
     steps, an axis a run.
 
     Args:
-        runs: of as many workers each, with a diagnosis.
+        runs: of as many workers each, with a diagnosis: "agreement_hist" of shape (diagnoses,
+            workers), counts or shares of elements by the size of their majority, 1 to workers; and
+            "diagnosis_step_hist", after which steps.
         title: above all.
+
+    Returns:
+        the figure: steps to the right, elements in percent upwards.
 
     Raises:
         CompsgdError: a run without a diagnosis, or runs of different numbers of workers.
+
+    Example:
+        >>> from compsgd.plots import Run, agreement_figure
+        >>> history = {"agreement_hist": [[0.0, 30.0, 70.0]], "diagnosis_step_hist": [100]}
+        >>> (axis,) = agreement_figure([Run("three workers", history)]).axes
+        >>> [part.get_label() for part in axis.collections]
+        ['majority of 2', 'majority of 3']
     """
     shares = [_shares(run) for run in runs]
     check_alike([one.shape[1] for one in shares], "workers")
@@ -40,7 +52,24 @@ def agreement_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
 def mean_majority_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
     """The mean size of the majority over the steps, a line a run: what fits into one axis.
 
-    Args, Raises: as agreement_figure; the numbers of workers may differ.
+    Args:
+        runs: with a diagnosis: "agreement_hist" of shape (diagnoses, workers), shares of elements
+            by the size of their majority, which add up to 1; and "diagnosis_step_hist", after which
+            steps. The numbers of workers may differ.
+        title: above the figure.
+
+    Returns:
+        the figure: steps to the right, ballots of an element upwards.
+
+    Raises:
+        CompsgdError: a run without a diagnosis.
+
+    Example:
+        >>> from compsgd.plots import Run, mean_majority_figure
+        >>> history = {"agreement_hist": [[0.0, 0.5, 0.5]], "diagnosis_step_hist": [100]}
+        >>> (axis,) = mean_majority_figure([Run("three workers", history)]).axes
+        >>> axis.lines[0].get_ydata().tolist()
+        [2.5]
     """
     figure, (axis,) = new_figure(1, 1, title)
     for i, run in enumerate(runs):

@@ -36,7 +36,29 @@ def codec_figure(records: Sequence[Record]) -> Figure:
 
 
 def draw_codec_benchmark(records: Sequence[Record], path: Path) -> Path:
-    """codec_figure as a file, PNG, PDF or SVG by its ending."""
+    """Draws the time of encoding and of each number of voters, an axis each, over elements, in
+    float32 copies of as many elements.
+
+    Args:
+        records: the measurements, as `compsgd bench codec --json` writes them.
+        path: of the figure; PNG, PDF or SVG by its ending.
+
+    Returns:
+        the path.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: an ending that matplotlib does not know.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from compsgd.plots import draw_codec_benchmark
+        >>> case = {"num_bits": 3, "binning": "lin", "zeros": "broken", "compile": "on"}
+        >>> times = {"copies": 2.0, "limit_copies": 1.1}
+        >>> record = case | {"numel": 1000, "encode": times, "votes": {"4": times}}
+        >>> draw_codec_benchmark([record], Path("codec.svg")).name
+        'codec.svg'
+    """
     return save_figure(codec_figure(records), path)
 
 

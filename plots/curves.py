@@ -27,7 +27,17 @@ _UNITS = {"loss": "nats", "acc": "%"}
 
 
 class Run(NamedTuple):
-    """A cell of a histories file, and what it is called."""
+    """A cell of a histories file, and what it is called.
+
+    Attributes:
+        label: for the legend.
+        history: {metric: a list of numbers, or a numpy array}.
+
+    Example:
+        >>> from compsgd.plots import Run
+        >>> Run("lr 0.1", {"test_acc_hist": [97.5, 98.0]}).label
+        'lr 0.1'
+    """
 
     label: str
     history: History
@@ -49,12 +59,27 @@ def curves_figure(
     Args:
         runs: what is drawn, in the order of the legend.
         metric: its name, as `compsgd plot list` shows them.
-        x: "steps", "epochs", "seconds" or "bytes".
-        title, x_label, y_label: in place of the usual.
-        steps_between: see `compsgd.timeline.line`.
+        x: "steps", "epochs", "seconds" of training, or "bytes" for megabytes that a worker sent.
+        title: above the figure.
+        x_label, y_label: in place of the usual.
+        steps_between: how many steps lie between two values of a batch metric, for histories that
+            do not tell, as those of the original code.
+
+    Returns:
+        the figure, with one axis.
 
     Raises:
-        CompsgdError: a run without the metric, or without what x needs; it names the run.
+        CompsgdError: an x that there is not; a run without the metric, or without what x needs,
+            which it names.
+
+    Example:
+        >>> from compsgd.plots import Run, curves_figure
+        >>> run = Run("lr 0.1", {"test_acc_hist": [97.5, 98.0]})
+        >>> (axis,) = curves_figure([run], "test_acc_hist", x="epochs").axes
+        >>> axis.get_xlabel(), axis.get_ylabel()
+        ('epoch', 'test accuracy (%)')
+        >>> axis.lines[0].get_ydata().tolist()
+        [97.5, 98.0]
     """
     figure, (axis,) = new_figure(1, 1, title)
     name_axes(axis, metric, x, x_label, y_label)
@@ -79,10 +104,26 @@ def average_figure(
 
     Args:
         groups: what each is called, and its runs, as of several seeds; as many values in each.
-        metric, x, title, x_label, y_label, steps_between: as for curves_figure.
+        metric: its name, as `compsgd plot list` shows them.
+        x: "steps", "epochs", "seconds" of training, or "bytes" for megabytes that a worker sent.
+        title: above the figure.
+        x_label, y_label: in place of the usual.
+        steps_between: how many steps lie between two values of a batch metric, for histories that
+            do not tell, as those of the original code.
+
+    Returns:
+        the figure, with one axis.
 
     Raises:
-        CompsgdError: as curves_figure; or runs of a group that are of different lengths.
+        CompsgdError: an x that there is not; a run without the metric, or without what x needs;
+            runs of a group that are of different lengths.
+
+    Example:
+        >>> from compsgd.plots import Run, average_figure
+        >>> seeds = [Run(f"seed {i}", {"test_acc_hist": [96.0, 97.0 + i]}) for i in range(3)]
+        >>> (axis,) = average_figure([("vote", seeds)], "test_acc_hist", x="epochs").axes
+        >>> axis.lines[0].get_label(), axis.lines[0].get_ydata().tolist()
+        ('vote (mean of 3)', [96.0, 98.0])
     """
     figure, (axis,) = new_figure(1, 1, title)
     name_axes(axis, metric, x, x_label, y_label)
@@ -110,14 +151,33 @@ def average_figure(
 def draw_run(
     axis: Axes, index: int, run: Run, metric: str, x: str, steps_between: int | None = None
 ) -> None:
-    """The index-th line of an axis; arguments and errors as those of curves_figure."""
+    """The index-th line of an axis.
+
+    Args:
+        axis: drawn on.
+        index: from 0; decides about colour and dashes.
+        run: what is drawn.
+        metric, x, steps_between: see curves_figure.
+
+    Raises:
+        CompsgdError: a run without the metric, or without what x needs.
+    """
     draw_line(axis, index, run.label, *_line(run, metric, x, steps_between))
 
 
 def name_axes(
     axis: Axes, metric: str, x: str, x_label: str | None = None, y_label: str | None = None
 ) -> None:
-    """What an axis of lines shows; arguments and errors as those of curves_figure."""
+    """Says what an axis of lines shows.
+
+    Args:
+        axis: named.
+        metric, x: see curves_figure.
+        x_label, y_label: in place of the usual.
+
+    Raises:
+        CompsgdError: an x that there is not.
+    """
     if x not in X_LABELS:
         raise CompsgdError(f"x is {x!r}; it must be one of {', '.join(X_LABELS)}")
     axis.set_xlabel(X_LABELS[x] if x_label is None else x_label)

@@ -17,7 +17,7 @@ Labels = Mapping[Cell, str]
 
 
 class CurvePlot(NamedTuple):
-    """A figure of one line a cell; metric and x as for curves_figure."""
+    """A figure of one line a cell; for metric and x see curves_figure."""
 
     file_name: str
     title: str
@@ -47,14 +47,33 @@ def draw_experiment(
     """Draws an experiment's figures as PNG.
 
     Args:
-        histories: of every cell of the sweep.
+        histories: of every cell of the sweep: the metrics of PLOT_NAMES, and "bin_usage" of
+            shape (steps, levels), or an empty array where it was not counted.
         labels: what each cell is called.
-        folder: where the files go.
+        folder: where the files go; it is there.
         title: stands above every figure, after its own.
         one_axis: all cells in one axis, or one axis each.
 
     Returns:
-        the paths of the files.
+        the paths of the files: the first six of PLOT_NAMES, and with a diagnosis all.
+
+    Raises:
+        KeyError: a metric is not in a history.
+        CompsgdError: in an axis each, cells of different levels or numbers of workers.
+        OSError: a file cannot be written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from compsgd.plots import draw_experiment
+        >>> by_epoch = ("avg_epoch_loss_hist", "avg_epoch_acc_hist", "test_acc_hist")
+        >>> by_step = ("batch_loss_hist", "batch_acc_hist", "batch_step_hist", "bytes_sent_hist")
+        >>> history = {name: [1.0] for name in by_epoch} | {name: [1, 2] for name in by_step}
+        >>> history["bin_usage"] = np.array([[3, 0, 1], [2, 0, 2]])
+        >>> histories, labels = {(0.1, 1.0): history}, {(0.1, 1.0): "lr 0.1"}
+        >>> paths = draw_experiment(histories, labels, Path(), title="two steps", one_axis=True)
+        >>> len(paths), paths[0].name
+        (6, 'avg_epoch_loss.png')
     """
     figures = {
         plot.file_name: curve_figure(histories, labels, plot, title, one_axis) for plot in CURVES

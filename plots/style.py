@@ -116,6 +116,26 @@ def _wrapped(title: str, width_inches: float) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a figure, atomically, at 300 dots an inch.
+
+    Args:
+        figure: what is written.
+        path: of the file; PNG, PDF or SVG by its ending.
+
+    Returns:
+        the path.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: an ending that matplotlib does not know.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from compsgd.plots import RatePoint, compression_figure, save_figure
+        >>> figure = compression_figure({"vote": [RatePoint("1 bit", 32.0, 97.0)]})
+        >>> save_figure(figure, Path("rates.pdf")).read_bytes()[:5]
+        b'%PDF-'
+    """
     with atomic_write(path) as file:
         figure.savefig(file, format=path.suffix[1:], dpi=_DOTS_PER_INCH)
     return path

@@ -27,11 +27,23 @@ def usages_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
     """The shares of the levels over the steps, stacked, an axis a run.
 
     Args:
-        runs: with as many levels each.
+        runs: with as many levels each: "bin_usage", integers of shape (steps, levels), how many
+            elements of the update had each level, from -L to L.
         title: above all.
+
+    Returns:
+        the figure: steps to the right, elements in percent upwards.
 
     Raises:
         CompsgdError: a run whose usage was not counted, or runs of different levels.
+
+    Example:
+        >>> import numpy as np
+        >>> from compsgd.plots import Run, usages_figure
+        >>> run = Run("1 bit", {"bin_usage": np.array([[3, 0, 1], [2, 0, 2]])})
+        >>> (axis,) = usages_figure([run]).axes
+        >>> [part.get_label() for part in axis.collections]
+        ['-1', '0', '+1']
     """
     usages = [_usage(run) for run in runs]
     check_alike([usage.shape[1] for usage in usages], "levels")
@@ -46,7 +58,24 @@ def usages_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
 def mean_usage_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
     """The mean shares by level, a line a run: what fits into one axis.
 
-    Args, Raises: as usages_figure; the levels may differ.
+    Args:
+        runs: with "bin_usage", integers of shape (steps, levels), how many elements of the update
+            had each level, from -L to L. The levels may differ.
+        title: above the figure.
+
+    Returns:
+        the figure: levels to the right, elements in percent upwards.
+
+    Raises:
+        CompsgdError: a run whose usage was not counted.
+
+    Example:
+        >>> import numpy as np
+        >>> from compsgd.plots import Run, mean_usage_figure
+        >>> run = Run("1 bit", {"bin_usage": np.array([[3, 0, 1], [2, 0, 2]])})
+        >>> (axis,) = mean_usage_figure([run]).axes
+        >>> axis.lines[0].get_ydata().tolist()
+        [62.5, 0.0, 37.5]
     """
     figure, (axis,) = new_figure(1, 1, title)
     for i, run in enumerate(runs):

@@ -58,7 +58,7 @@ class Trace:
         if _is_counted(frame.f_code):
             file = _file_of(frame.f_code)
             assert file is not None
-            self.functions[file, frame.f_code.co_qualname] = None
+            self.functions[file, getattr(frame.f_code, "co_qualname", frame.f_code.co_name)] = None
 
 
 def _file_of(code: CodeType) -> str | None:

@@ -231,7 +231,7 @@ def register_vote_hook(ddp: DistributedDataParallel, **settings: Any) -> VoteSta
 
     Args:
         ddp: the model.
-        settings: as for VoteState, but for process_group and params, which are the model's.
+        settings: the keyword arguments of VoteState; process_group and params are the model's.
 
     Returns:
         the state: `ledger`, `summary()`, `state_dict()`.
@@ -280,6 +280,19 @@ def register_vote_hook(ddp: DistributedDataParallel, **settings: Any) -> VoteSta
 
 def wrap(ddp: DistributedDataParallel, **settings: Any) -> VoteState:
     """The older name of `register_vote_hook`, kept for one version.
+
+    Source:
+        design, sections 2 and 5.
+
+    Args:
+        ddp: the model.
+        settings: the keyword arguments of VoteState; process_group and params are the model's.
+
+    Returns:
+        the state.
+
+    Raises:
+        SettingError: a model that takes no hook, or a setting that is none.
 
     Example:
         >>> import compsgd.comm

@@ -37,6 +37,9 @@ class Collectives:
         world_size: W, the processes of the group.
         rank: this process among them.
 
+    Source:
+        design, section 3, "Exchanges".
+
     Example:
         >>> import torch
         >>> from compsgd.comm import Collectives, Ledger, Purpose
@@ -93,9 +96,13 @@ class Collectives:
         mine = self._to_wire(tensor)
         everyones = mine.new_empty(self.world_size, mine.numel())
         if self._is_nccl:
-            self._finish("all_gather", self._start, _all_gather_flat, everyones.view(-1), mine)
+            flat = everyones.view(-1)
+            self._finish(
+                "all_gather",
+                lambda: [_all_gather_flat(flat, mine, group=self._group, async_op=True)],
+            )
         else:
-            self._finish("all_gather", self._start_direct_gather, everyones, mine)
+            self._finish("all_gather", lambda: self._start_direct_gather(everyones, mine))
         return _from_wire(everyones, tensor, (self.world_size, *tensor.shape))
 
     def all_to_all(self, chunks: Tensor, logical: Logical | None = None) -> Tensor:
@@ -119,7 +126,10 @@ class Collectives:
             return chunks
         mine = self._to_wire(chunks)
         received = torch.empty_like(mine)
-        self._finish("all_to_all", self._start, dist.all_to_all_single, received, mine)
+        self._finish(
+            "all_to_all",
+            lambda: [dist.all_to_all_single(received, mine, group=self._group, async_op=True)],
+        )
         return _from_wire(received, chunks, chunks.shape)
 
     def all_reduce(self, tensor: Tensor) -> None:
@@ -139,7 +149,7 @@ class Collectives:
         if self._group is None:
             return lambda: None
         with self._named("all_reduce"):
-            works = self._start(dist.all_reduce, tensor)
+            works = [dist.all_reduce(tensor, group=self._group, async_op=True)]
         return lambda: self._finish("all_reduce", lambda: works)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
@@ -154,15 +164,15 @@ class Collectives:
         if self._group is None:
             return tensor
         sent = self._to_wire(tensor).clone()
-        self._finish("broadcast", self._start, dist.broadcast, sent, group_src=0)
+        self._finish(
+            "broadcast",
+            lambda: [dist.broadcast(sent, group_src=0, group=self._group, async_op=True)],
+        )
         return _from_wire(sent, tensor, tensor.shape)
 
     def record_unsent(self, collective: str, logical: Logical) -> None:
         """Enters a collective that separate workers would need and this process does not."""
         self.ledger.record(self.purpose, collective, 0, NOTHING, logical)
-
-    def _start(self, collective: Callable[..., Any], *args: Any, **settings: Any) -> list[Any]:
-        return [collective(*args, **settings, group=self._group, async_op=True)]
 
     def _start_direct_gather(self, everyones: Tensor, mine: Tensor) -> list[Any]:
         """From each to each, all at once: gloo's own goes round a ring in as many steps as there
@@ -174,16 +184,14 @@ class Collectives:
         ]
         return receiving + [dist.isend(mine, group_dst=rank, group=self._group) for rank in others]
 
-    def _finish(
-        self, name: str, start: Callable[..., list[Any]], *args: Any, **settings: Any
-    ) -> None:
+    def _finish(self, name: str, start: Callable[[], list[Any]]) -> None:
         """Runs the collective that `start` starts to its end.
 
         Raises:
             CollectiveError: it failed, or took longer than the timeout.
         """
         with self._named(name):
-            for work in start(*args, **settings):
+            for work in start():
                 if self._timeout is None or self._is_nccl:
                     work.wait()
                 else:

@@ -19,7 +19,16 @@ _KEPT_STEPS = 1000
 
 
 class Purpose(Enum):
-    """What a collective was for. Only gradient traffic counts as the cost of a step."""
+    """What a collective was for. Only gradient traffic counts as the cost of a step.
+
+    Source:
+        design, section 6.
+
+    Example:
+        >>> from compsgd.comm import Purpose
+        >>> [purpose.value for purpose in Purpose]
+        ['gradient', 'evaluation', 'bookkeeping']
+    """
 
     GRADIENT = "gradient"
     EVALUATION = "evaluation"
@@ -105,6 +114,9 @@ class Ledger:
         steps: the gradient traffic of every finished round, or of the last ones.
         num_steps: finished rounds.
         wire: what has crossed between this process and others so far, by purpose.
+
+    Source:
+        design, section 6.
 
     Example:
         >>> import compsgd, torch

@@ -57,7 +57,7 @@ class Work:
     def torch_saves_ns(self) -> float:
         """What torch.compile saves of the rest, an element, worker and round."""
         encodes = self.has_loops and self.binning in (None, "lin")
-        counts = self.has_loops and isinstance(self.combine, Vote)
+        counts = self.has_loops and type(self.combine) is Vote
         count_ns = _COUNT_ZEROS_SAVES_NS if self.alphabet.zeros else _COUNT_SAVES_NS
         return (0 if encodes else _ENCODE_SAVES_NS) + (0 if counts else count_ns)
 

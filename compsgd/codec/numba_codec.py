@@ -100,7 +100,7 @@ class NumbaCodec:
         combine: Combine,
         bits: BitStream | None,
     ) -> None:
-        if not isinstance(combine, Vote) or bits is None or not self.may_count(len(ballots)):
+        if type(combine) is not Vote or bits is None or not self.may_count(len(ballots)):
             self._in_torch.count(codes, ballots, voters, combine, bits)
             return
         if sum(span.numel for span, _ in voters) < codes.numel():

@@ -108,7 +108,8 @@ def code_levels(
 
 @_compiled
 def code_signs(codes: _Bytes, gradient: _Floats, bits: _Bytes, start: int) -> None:
-    """`compsgd.codec.torch_kernels.sign_codes`; arguments as for code_levels."""
+    """`compsgd.codec.torch_kernels.sign_codes` on elements from `start` of a vector on, whose
+    random bits, a byte for 8 elements, are `bits`."""
     done = 0
     while done < codes.shape[0]:
         byte, bit, length = _bits_at(start + done, codes.shape[0] - done)

@@ -1,6 +1,7 @@
 """The codec in plain torch: any alphabet on any device, eagerly or through torch.compile."""
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -117,21 +118,12 @@ class TorchCodec:
         }
         ties = bits if combine.breaks_ties else None
         for blocks, bit_rows in self._blocks_with_bits(codes.numel(), ties, codes.device):
-            its_ballots = [blocks.byte_rows(row[blocks.bytes.slice]) for row in ballots]
-
-            def count_of(
-                out: Tensor,
-                workers: tuple[int, ...],
-                ballots: Sequence[Tensor] = its_ballots,
-                bits: Tensor | None = bit_rows,
-            ) -> Tensor:
-                weights, num_voters = voter_sets[workers]
-                raised, rest = self._add_all_but_last(ballots, weights)
-                return kernel(out, raised, ballots[rest:], weights[rest:], num_voters, bits)
-
+            packed = [blocks.byte_rows(row[blocks.bytes.slice]) for row in ballots]
             place = codes[blocks.elements.slice]
             out = blocks.rows(place)
-            rows = _by_voters(out, blocks, voters_within(voters, blocks.elements), count_of)
+            here = voters_within(voters, blocks.elements)
+            count_for = functools.partial(self._count_for, kernel, out, packed, bit_rows)
+            rows = _by_voters(out, blocks, here, voter_sets, count_for)
             if blocks.is_tail or rows is not out:
                 place.copy_(blocks.flat(rows))
 
@@ -204,6 +196,19 @@ class TorchCodec:
             self._count_kernels[key] = self._compiler.compiled(kernel)
         return self._count_kernels[key]
 
+    def _count_for(
+        self,
+        kernel: _CountKernel,
+        out: Tensor,
+        packed: Sequence[Tensor],
+        bits: Tensor | None,
+        voter_set: _VoterSet,
+    ) -> Tensor:
+        """Counts blocks as if the same workers voted on all of them."""
+        weights, num_voters = voter_set
+        raised, rest = self._add_all_but_last(packed, weights)
+        return kernel(out, raised, packed[rest:], weights[rest:], num_voters, bits)
+
     def _add_all_but_last(
         self, ballots: Sequence[Tensor], weights: Tensor
     ) -> tuple[Tensor | None, int]:
@@ -242,7 +247,8 @@ def _by_voters(
     out: Tensor,
     blocks: Blocks,
     voters: Sequence[Voters],
-    count_of: Callable[[Tensor, tuple[int, ...]], Tensor],
+    voter_sets: Mapping[tuple[int, ...], _VoterSet],
+    count_for: Callable[[_VoterSet], Tensor],
 ) -> Tensor:
     """Rows of which each element is counted from the workers who vote on it: all of it for each
     set of voters, since there is seldom more than one."""
@@ -250,8 +256,8 @@ def _by_voters(
     if not sets:
         return out.zero_()
     if len(sets) == 1:
-        return count_of(out, sets[0])
-    counted = {workers: blocks.flat(count_of(out, workers)).clone() for workers in sets}
+        return count_for(voter_sets[sets[0]])
+    counted = {workers: blocks.flat(count_for(voter_sets[workers])).clone() for workers in sets}
     merged = torch.zeros_like(counted[sets[0]])
     for span, workers in voters:
         inside = span.shifted(-blocks.elements.start).slice

@@ -56,7 +56,12 @@ def sign_codes(alphabet: Alphabet) -> Callable[[Tensor, Tensor, Tensor | None], 
     """Makes the kernel that writes the codes of a gradient's signs."""
 
     def sign_codes(out: Tensor, gradient: Tensor, bits: Tensor | None) -> Tensor:
-        """Arguments as those of range_codes."""
+        """
+        Args:
+            out: rows of elements, alphabet.code_dtype, where codes are written.
+            gradient: float32 rows of elements.
+            bits: uint8 (blocks, columns), the signs of levels 0; None where zeros are kept.
+        """
         return out.copy_(magnitudes_to_codes(*discretise_sign(gradient), _spread(bits), alphabet))
 
     return sign_codes

@@ -29,8 +29,11 @@ def line(history: History, metric: str, x: str, steps_between: int | None) -> tu
         history: of one cell.
         metric: its name; see metric_names.
         x: "steps", "epochs", "seconds", or "bytes" for megabytes sent.
-        steps_between: of the batch metrics of histories that do not tell, as those of the original
-            code: how many steps lie between two values.
+        steps_between: how many steps lie between two values of a batch metric, for histories that
+            do not tell, as the original code wrote them.
+
+    Returns:
+        when, in steps, epochs, seconds or megabytes, and the values; float64, shape (values,) each.
 
     Raises:
         SettingError: no such metric, or the history does not hold what x needs.

@@ -62,7 +62,23 @@ _REPLACED = {"ndarray": _ArrayClass, "_reconstruct": _reconstruct, "dtype": _dty
 
 def write_histories(path: Path, histories: Histories) -> None:
     """Writes a pickled dict keyed by (lr, decay), atomically; behind it, where no reader of pickles
-    looks, a digest of it."""
+    looks, a digest of it.
+
+    Args:
+        path: of the file, usually histories.pkl.
+        histories: {(lr, decay): {metric: list of numbers, or numpy array}}.
+
+    Raises:
+        OSError: it cannot be written; what was there is as it was.
+
+    Example:
+        >>> import pickle
+        >>> from pathlib import Path
+        >>> from compsgd.history import write_histories
+        >>> write_histories(Path("histories.pkl"), {(0.1, 1.0): {"test_acc_hist": [97.5]}})
+        >>> pickle.loads(Path("histories.pkl").read_bytes())  # any reader of pickles will do
+        {(0.1, 1.0): {'test_acc_hist': [97.5]}}
+    """
     content = pickle.dumps(histories, protocol=4)
     with atomic_write(path) as file:
         file.write(content + _trailer(content))
@@ -88,11 +104,22 @@ def read_histories(path: str | Path) -> Histories:
     """Reads a histories.pkl, of ours or of the original research code, without running anything
     in it.
 
+    Args:
+        path: of the file.
+
     Returns:
-        {(lr, decay): {metric: list of numbers, or numpy array}}.
+        {(lr, decay): {metric: list of numbers, or numpy array}}. Losses are in nats, accuracies in
+        percent, seconds and bytes of one step each.
 
     Raises:
         DamagedDataError: no such file, or one that holds something else.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from compsgd.history import read_histories, write_histories
+        >>> write_histories(Path("histories.pkl"), {(0.1, 1.0): {"test_acc_hist": [97.5]}})
+        >>> read_histories("histories.pkl")
+        {(0.1, 1.0): {'test_acc_hist': [97.5]}}
     """
     try:
         content = _without_trailer(Path(path).read_bytes())

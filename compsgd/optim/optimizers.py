@@ -122,7 +122,7 @@ class CompressedSGD(RoundOptimizer):
         >>> weights = torch.zeros(3)
         >>> optimizer = compsgd.CompressedSGD([weights], lr=1.0, num_bits=3, num_workers=2)
         >>> first_round = [0.4, -0.4, 0.2], [0.4, -0.4, 0.2]
-        >>> second_round = [0.4, -0.1, 0.1], [0.4, -0.3, 0.1]
+        >>> second_round = [0.4, -0.1, 0.1], [0.4, -0.2, 0.1]
         >>> for gradients in first_round, second_round:
         ...     for worker, gradient in enumerate(gradients):
         ...         weights.grad = torch.tensor(gradient)

@@ -169,7 +169,9 @@ class RoundOptimizer(torch.optim.Optimizer):
         Raises:
             SettingError: no such worker here, or a complex gradient.
         """
-        self._compress(check_integer("worker", worker, 0, len(self.exchange.hosted) - 1))
+        slot = check_integer("worker", worker, 0, len(self.exchange.hosted) - 1)
+        self._refresh()
+        self._compress(slot)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -194,7 +196,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_groups()
+        self._refresh()
         if self._aggregator.is_empty:
             self._compress_alone()
         outcome = self._aggregator.aggregate(self.round)
@@ -231,7 +233,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         """As everywhere in torch: "state" by parameter and "param_groups". Under the first
         parameter stands what belongs to none: bin counts, shape (steps, 2^num_bits + 1), and
         ballots that are cast but not counted."""
-        self._build_if_changed()
+        self._refresh()
         state_dict: dict[str, Any] = super().state_dict()
         extra = {_PENDING + name: value for name, value in self._aggregator.pending().items()}
         if self._usage is not None:
@@ -248,7 +250,7 @@ class RoundOptimizer(torch.optim.Optimizer):
             SettingError: state of other parameters, other settings, or other workers than are
                 hosted here.
         """
-        self._build_if_changed()
+        self._refresh()
         saved = self._saved_by_parameter(state_dict)
         self._views.check(saved)
         step = int(saved[0]["step"]) if saved else 0
@@ -275,6 +277,9 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     def _saved_by_parameter(self, state_dict: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """Raises SettingError unless such an optimizer, over so many parameters, saved this."""
+        missing = {"state", "param_groups"} - set(state_dict)
+        if missing:
+            raise SettingError(f"this state_dict has no {' and no '.join(sorted(missing))}")
         state, groups = state_dict["state"], state_dict["param_groups"]
         if "ballots" in state or "ranges" in state:
             raise SettingError(
@@ -303,7 +308,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         return [state.get(key, {}) for key in keys]
 
     def __getstate__(self) -> dict[str, Any]:
-        self._build_if_changed()
+        self._refresh()
         names = ("settings", "exchange", "participants", "_usage")
         kept = {name: getattr(self, name) for name in names}
         return super().__getstate__() | kept | {"_pending": self._aggregator.pending()}
@@ -337,11 +342,16 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._aggregator = self._make_aggregator()
         self._is_built = True
 
-    def _build_if_changed(self) -> None:
-        """A user may have replaced `state` or tensors in it, or moved the model."""
+    def _refresh(self) -> None:
+        """Checks the groups, and takes note if a user has replaced `state` or tensors in it, or
+        moved the model."""
+        self._check_groups()
         is_moved = bool(self._parameters) and self._parameters[0].device != self._device
         if is_moved or not self._views.are_in(self.state):
+            pending, round_ = self._aggregator.pending(), self.round
             self._build()
+            if self.round == round_:
+                self._aggregator.restore(pending, round_)
 
     def _check_groups(self) -> None:
         """Raises SettingError if somebody has moved what cannot move."""
@@ -364,7 +374,6 @@ class RoundOptimizer(torch.optim.Optimizer):
                     )
 
     def _compress(self, slot: int) -> None:
-        self._build_if_changed()
         gradient = gather(self._parameters, self._layout, self._device)
         self._aggregator.compress(slot, gradient, self.round)
 
@@ -405,12 +414,23 @@ class RoundOptimizer(torch.optim.Optimizer):
             for group in self.param_groups
             for parameter in group["params"]
         ]
+        whole: dict[int, Tensor] = {}
         for span, update in self._aggregator.updates(outcome):
             if self._usage is not None:
                 self._usage.add(update)
             for index, part in self._layout.parts_of(span):
+                parameter, lr = targets[index]
                 place = part.shifted(-self._layout.spans[index].start)
-                _apply(*targets[index], place, update[part.shifted(-span.start).slice])
+                values = update[part.shifted(-span.start).slice]
+                if parameter.itemsize < values.itemsize:
+                    # Torch rounds the last elements of a half-precision vector in another way, so
+                    # that results would depend on where updates are cut.
+                    kept = whole.setdefault(index, values.new_empty(parameter.numel()))
+                    kept[place.slice] = values
+                else:
+                    _apply(parameter, lr, place, values)
+        for index, values in whole.items():
+            _apply(*targets[index], Span(0, values.numel()), values)
 
     def _end_round(self) -> None:
         self.exchange.end_round(self.participants)

@@ -15,7 +15,7 @@ from compsgd.workers.train.attacks import Attack
 
 
 class Settings:
-    seed = 0
+    vote = compsgd.VoteSettings(seed=0)
     num_workers = 4
     adversaries = 1
 
@@ -30,8 +30,8 @@ class Spy(compsgd.InProcessExchange):
         super().__init__(num_workers)
         self.replace = replace
 
-    def distribute(self, ballots, logical_num_bytes):
-        self.ballots = super().distribute(ballots, logical_num_bytes).clone()
+    def distribute(self, ballots, format):
+        self.ballots = super().distribute(ballots, format).clone()
         if self.replace is not None:
             self.ballots[-1, 28:] = self.replace
         return self.ballots

@@ -77,10 +77,10 @@ def signed(folder, change):
 
 def test_other_formats_are_refused(interrupted, tmp_path):
     shutil.copytree(interrupted / "x", tmp_path / "x")
-    path = signed(tmp_path, lambda manifest: manifest.update(format=2))
+    path = signed(tmp_path, lambda manifest: manifest.update(format=1))
     result = run(*QUICK, "--log_dir", tmp_path, "--resume")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert f"{path} is of format 2" in result.stderr
+    assert f"{path} is of format 1; this version reads 2" in result.stderr
 
 
 class RunsCode:

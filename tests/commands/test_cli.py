@@ -34,7 +34,6 @@ BAD = {
     "decay_min nan": (["--decay_min", "nan"], "decay_min is nan"),
     "lr nan": (["--lr", "nan"], "lr is nan"),
     "lr negative": (["--lr", "0.1", "-1"], "lr is -1.0"),
-    "lr 0": (["--lr", "0"], "lr is 0.0"),
     "lr no number": (["--lr", "fast"], "'fast' is not a number"),
     "batch_size 0": (["--batch_size", "0"], "0 is not in the range x>=1"),
     "batch_size huge": (["--batch_size", "99999"], "not one full batch"),

@@ -38,14 +38,6 @@ def lone_exchange(num_workers):
     return AllGatherExchange(Collectives(Ledger(), Purpose.GRADIENT, num_workers))
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_real_processes(world_size, tmp_path):
-    ranks = run_ranks(world_size, HELPERS / "rank_exchanges.py", str(tmp_path))
-    assert [rank.stderr for rank in ranks] == [""] * world_size
-    assert [rank.exit_code for rank in ranks] == [0] * world_size
-    assert len(list(tmp_path.iterdir())) == world_size
-
-
 @pytest.mark.parametrize("optimizer", [compsgd.SGD, compsgd.SignSGD, compsgd.CompressedSGDVote])
 def test_a_process_alone_is_the_in_process_exchange(optimizer):
     results = []

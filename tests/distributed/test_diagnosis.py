@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from command_line import run
 from diagnosing import NUM_WORKERS, ROUNDS, cases, expected, findings
 from processes import HELPERS, run_ranks
@@ -45,13 +46,17 @@ def test_cosine_and_agreement_against_float64(case):
     assert len(found[0][1]) == NUM_WORKERS
 
 
+def findings_of_a_rank():
+    group = dist.new_group()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.getLogger("compsgd"), "disabled", True)
+        return [findings(case, group) for case in cases()]
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_processes_find_the_same_by_a_bit(world_size, tmp_path):
-    finished = run_ranks(world_size, HELPERS / "rank_diagnosis.py", str(tmp_path))
-    assert [(rank.exit_code, rank.stderr) for rank in finished] == [(0, "")] * world_size
-    alone = json.loads(json.dumps([findings(case)[0] for case in cases()]))
-    for rank in range(world_size):
-        results = json.loads((tmp_path / f"{rank}.json").read_text())
+def test_processes_find_the_same_by_a_bit(rank_pool, world_size):
+    alone = [findings(case)[0] for case in cases()]
+    for results in rank_pool.call(findings_of_a_rank, world_size):
         assert [found for found, _ in results] == alone
         # Ballots of 54 elements; a float32 gradient alone would be 216 bytes.
         assert all(0 < sent < 600 for _, bytes_sent in results for sent in bytes_sent)

@@ -1,10 +1,10 @@
 """N workers over W processes, either exchange: one truth (design, section 6)."""
 
-import json
+import logging
 
 import pytest
+import torch.distributed as dist
 from matrix import cases, run_case, run_matrix
-from processes import HELPERS, run_ranks
 
 import compsgd
 from compsgd.comm import (
@@ -20,16 +20,18 @@ from compsgd.comm.traffic.ledger import Purpose
 
 @pytest.fixture(scope="module")
 def alone():
-    return json.loads(json.dumps(run_matrix(Purpose.GRADIENT, None)))
+    return run_matrix(Purpose.GRADIENT, None)
+
+
+def run_on_a_rank():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.getLogger("compsgd"), "disabled", True)
+        return run_matrix(Purpose.GRADIENT, dist.new_group())
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def ranks(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(f"matrix{request.param}")
-    script = HELPERS / "rank_matrix.py"
-    finished = run_ranks(request.param, script, str(folder))
-    assert [(rank.exit_code, rank.stderr) for rank in finished] == [(0, "")] * request.param
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(request.param)]
+def ranks(request, rank_pool):
+    return rank_pool.call(run_on_a_rank, request.param)
 
 
 def test_weights_usages_and_logical_bytes_do_not_depend_on_the_processes(alone, ranks):

@@ -5,7 +5,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from compsgd.comm import wrap
+from compsgd.comm import register_vote_hook
 
 if __name__ == "__main__":
     ddp_kwargs = DistributedDataParallelKwargs(gradient_as_bucket_view=True, bucket_cap_mb=1)
@@ -17,7 +17,7 @@ if __name__ == "__main__":
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     loader = DataLoader(TensorDataset(images, labels), 32)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    state = wrap(model, scale="mean_abs", compile="off")
+    state = register_vote_hook(model, scale="mean_abs", compile="off")
     for _ in range(3):
         for inputs, targets in loader:
             optimizer.zero_grad()

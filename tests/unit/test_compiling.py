@@ -1,6 +1,6 @@
 """What torch.compile makes of the kernels sends the same bytes as what runs eagerly.
 
-Without Numba's loops, which otherwise do much of the work on a CPU (test_native.py).
+Without Numba's loops, which otherwise do much of the work on a CPU (test_numba_codec.py).
 """
 
 import logging
@@ -30,39 +30,37 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def without_loops(monkeypatch):
-    monkeypatch.setattr(registry, "CODECS", [torch_codec])
-    codec_for.cache_clear()
-    yield
+@pytest.fixture(autouse=True, scope="module")
+def without_loops():
+    """For all tests together: what is compiled once serves every shape that asks for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "CODECS", [torch_codec])
+        # Small pieces, so that there are several.
+        patch.setattr(Inductor, "chunk_numel", 1 << 14)
+        codec_for.cache_clear()
+        yield
     codec_for.cache_clear()
 
 
 ALPHABETS = [(num_bits, rand_zero) for num_bits in range(1, 9) for rand_zero in (True, False)]
 
 
-def assert_same(optimizer, num_shards, numel, monkeypatch, **settings):
-    # Small pieces, so that there are several.
-    monkeypatch.setattr(Inductor, "chunk_numel", 1 << 14)
-    assert_same_rounds("on", optimizer, num_shards, numel, **settings)
-
-
 @pytest.mark.parametrize(("num_bits", "rand_zero"), ALPHABETS)
-def test_same_bytes_for_every_alphabet(num_bits, rand_zero, monkeypatch):
+def test_same_bytes_for_every_alphabet(num_bits, rand_zero):
     numel = numel_for(num_bits, rand_zero, 1)
     settings = {"num_bits": num_bits, "rand_zero": rand_zero, "decay_max": 0.9, "decay_min": 0.7}
-    assert_same(compsgd.CompressedSGDVote, 1, numel, monkeypatch, **settings)
+    assert_same_rounds("on", compsgd.CompressedSGDVote, 1, numel, **settings)
 
 
 @pytest.mark.parametrize("rand_zero", [True, False])
 @pytest.mark.parametrize("optimizer", [compsgd.CompressedSGD, compsgd.CompressedSGDVote])
-def test_same_bytes_in_shards(optimizer, rand_zero, monkeypatch):
+def test_same_bytes_in_shards(optimizer, rand_zero):
     numel = numel_for(3, rand_zero, 3)
-    assert_same(optimizer, 3, numel, monkeypatch, rand_zero=rand_zero)
+    assert_same_rounds("on", optimizer, 3, numel, rand_zero=rand_zero)
 
 
-def test_same_bytes_of_signs(monkeypatch):
-    assert_same(compsgd.SignSGD, 1, 20_000, monkeypatch)
+def test_same_bytes_of_signs():
+    assert_same_rounds("on", compsgd.SignSGD, 1, 20_000)
 
 
 @pytest.mark.parametrize("rand_zero", [True, False])

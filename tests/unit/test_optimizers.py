@@ -1,9 +1,11 @@
 """The optimizers as users of torch.optim know them, and a round against its parts."""
 
 import copy
+import inspect
 import io
 import logging
 import pickle
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -648,4 +650,296 @@ def test_what_was_saved_in_mid_round_stays_as_it_was(optimizer):
     for each in (one, other):
         each.step()
     assert one.participants == other.participants == (0, 1, 2)
+    assert torch.equal(values(parameters), values(others))
+
+
+# The conventions of torch.
+
+
+def test_repr_shows_what_it_was_made_with():
+    optimizer = compsgd.CompressedSGDVote([torch.zeros(2)], 0.25, num_bits=2, binning="exp", seed=4)
+    lines = {line.strip() for line in repr(optimizer).splitlines()}
+    assert {"lr: 0.25", "num_bits: 2", "binning: exp", "seed: 4"} <= lines
+    assert repr(optimizer).startswith("CompressedSGDVote (")
+
+
+def test_the_signature_shows_the_settings():
+    parameters = inspect.signature(compsgd.CompressedSGDVote).parameters
+    assert list(parameters)[:2] == ["params", "lr"]
+    assert parameters["num_bits"].default == 3
+    assert parameters["num_bits"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert "changes" not in parameters
+    assert "num_bits" not in inspect.signature(compsgd.SignSGD).parameters
+
+
+def moved(value):
+    return value.to("cpu")
+
+
+def replace_state_tensors(optimizer, change):
+    """The loop that many programs have, to move an optimizer's state to a device."""
+    for per_param in optimizer.state.values():
+        for key, value in per_param.items():
+            if torch.is_tensor(value):
+                per_param[key] = change(value)
+
+
+@pytest.mark.parametrize("change", [moved, torch.clone], ids=["to", "clone"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_replaced_state_tensors_go_on(optimizer, change):
+    results = []
+    for replaces in (True, False):
+        parameters = make_parameters()
+        one = optimizer(parameters, 0.01, num_workers=2)
+        for round_ in range(4):
+            take_rounds(one, parameters, [round_], 2)
+            if replaces:
+                replace_state_tensors(one, change)
+        assert one.round == 4
+        results.append(values(parameters))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("after", ["first", "last"])
+def test_state_tensors_replaced_in_mid_round_lose_no_ballot(optimizer, after):
+    results = []
+    for replaces in (True, False):
+        parameters = make_parameters()
+        one = optimizer(parameters, 0.01, num_workers=2)
+        for round_ in range(3):
+            for worker in range(2):
+                set_gradients(parameters, 100 * round_ + worker)
+                one.compress(worker)
+                if replaces and worker == ("first", "last").index(after):
+                    replace_state_tensors(one, torch.clone)
+            one.step()
+            assert one.participants == (0, 1)
+        set_gradients(parameters, 999)
+        one.compress(0)
+        assert one.round == 3
+        results.append(values(parameters))
+    assert torch.equal(*results)
+
+
+def test_values_written_into_the_state_count():
+    parameter = torch.zeros(2)
+    optimizer = compsgd.CompressedSGDVote([parameter], 1.0)
+    parameter.grad = torch.tensor([1.0, 2.0])
+    optimizer.step()
+    optimizer.state[parameter]["max.0"] = torch.tensor([4.0, 2.0])
+    optimizer.step()
+    assert parameter.tolist() == [-4.0 - 1, -4.0 - 4]
+    assert optimizer.worker_range(0)[0].tolist() == [4.0, 2.0]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_emptied_state_starts_afresh(optimizer):
+    parameters = make_parameters()
+    one = optimizer(parameters, 0.01)
+    take_rounds(one, parameters, range(3))
+    one.state = defaultdict(dict)
+    fresh = [parameter.detach().clone().requires_grad_() for parameter in parameters]
+    other = optimizer(fresh, 0.01)
+    set_gradients(parameters, 5)
+    one.step()
+    set_gradients(fresh, 5)
+    other.step()
+    assert one.round == 1
+    assert torch.equal(values(parameters), values(fresh))
+    if one.keeps_range:
+        for ours, theirs in zip(one.worker_range(0), other.worker_range(0), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_an_emptied_state_has_an_empty_range():
+    parameter = torch.zeros(2)
+    optimizer = compsgd.CompressedSGDVote([parameter], 0.1)
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.state = defaultdict(dict)
+    optimizer.state_dict()
+    assert optimizer.round == 0
+    assert optimizer.worker_range(0)[0].tolist() == [-float("inf")] * 2
+
+
+def one_cycle(optimizer, **settings):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=4, **settings)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_cycle_would_move_a_momentum_that_is_not_there(optimizer):
+    parameter = torch.zeros(1)
+    one = optimizer([parameter], 1.0)
+    one_cycle(one)
+    parameter.grad = torch.ones(1)
+    with pytest.raises(compsgd.SettingError, match="set cycle_momentum=False"):
+        one.step()
+    assert parameter.item() == 0
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_cycle_without_momentum_trains(optimizer):
+    parameter = torch.zeros(1)
+    one = optimizer([parameter], 1.0)
+    scheduler = one_cycle(one, cycle_momentum=False)
+    moves = []
+    for _ in range(3):
+        before = parameter.item()
+        parameter.grad = torch.ones(1)
+        one.step()
+        moves.append((before - parameter.item(), one.param_groups[0]["lr"]))
+        scheduler.step()
+    per_lr = [move / lr for move, lr in moves]
+    assert len({lr for _, lr in moves}) == 3
+    assert per_lr == pytest.approx([per_lr[0]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_bits", 1), ("binning", "exp"), ("seed", 1), ("rand_zero", False)]
+)
+def test_what_is_fixed_cannot_be_changed_in_a_group(name, value):
+    parameter = torch.zeros(1)
+    optimizer = compsgd.CompressedSGDVote([parameter], 0.1)
+    optimizer.param_groups[0][name] = value
+    parameter.grad = torch.ones(1)
+    with pytest.raises(compsgd.SettingError, match=f"{name} of a parameter group is {value!r}; it"):
+        optimizer.step()
+    assert parameter.item() == 0
+
+
+@pytest.mark.parametrize("lr", [torch.tensor(0.5), torch.tensor([0.5]), np.float32(0.5)])
+def test_an_lr_may_be_a_tensor(lr):
+    parameter = torch.zeros(1)
+    optimizer = compsgd.SignSGD([{"params": [parameter], "lr": lr}], lr)
+    parameter.grad = torch.ones(1)
+    optimizer.step()
+    assert parameter.tolist() == [-0.5]
+
+
+def test_an_lr_of_0_moves_nothing_and_sees_the_gradient():
+    parameter = torch.zeros(1)
+    optimizer = compsgd.CompressedSGDVote([parameter], 0.0)
+    parameter.grad = torch.ones(1)
+    optimizer.step()
+    assert parameter.item() == 0
+    assert optimizer.worker_range(0)[0].item() == 1
+
+
+@pytest.mark.parametrize(
+    "extra", [{"weight_decay": 0.0}, {"name": "head"}, {"momentum": 0}, {"num_bits": 3}]
+)
+def test_groups_may_say_what_is_so_anyway(extra):
+    parameter = torch.zeros(1)
+    optimizer = compsgd.CompressedSGDVote([{"params": [parameter], **extra}], 0.5)
+    parameter.grad = torch.ones(1)
+    optimizer.step()
+    assert parameter.tolist() == [-2.0]
+    (name,) = extra
+    assert optimizer.param_groups[0][name] == extra[name]
+
+
+@pytest.mark.parametrize("extra", [{"weight_decay": 0.1}, {"momentum": 0.9}, {"nesterov": True}])
+def test_groups_cannot_ask_for_what_is_not_there(extra):
+    (name,) = extra
+    with pytest.raises(compsgd.SettingError, match=f"a parameter group sets {name}="):
+        compsgd.CompressedSGDVote([{"params": [torch.zeros(1)], **extra}], 0.5)
+
+
+def test_a_lazy_module_is_told_what_to_do():
+    with pytest.raises(compsgd.SettingError, match="run a batch through the model first"):
+        compsgd.SignSGD(torch.nn.LazyLinear(3).parameters(), 0.1)
+
+
+def test_a_shortened_list_of_parameters():
+    parameters = make_parameters()
+    optimizer = compsgd.SignSGD(parameters, 0.1)
+    del optimizer.param_groups[0]["params"][1]
+    set_gradients(parameters, 0)
+    with pytest.raises(compsgd.SettingError, match=r"hold 2 parameters, and held 3 before; make a"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "state", [{"ranges": {0: torch.zeros(2)}, "ballots": {}}, {"ranges": {}}, {"ballots": {}}]
+)
+def test_state_of_the_old_format_is_refused_in_words(state):
+    optimizer = compsgd.CompressedSGDVote([torch.zeros(2)], 0.1)
+    old = {"state": {"round": 3, **state}, "param_groups": optimizer.state_dict()["param_groups"]}
+    with pytest.raises(compsgd.SettingError, match=r"of compsgd 0\.1, which kept its state in ano"):
+        optimizer.load_state_dict(old)
+    assert optimizer.round == 0
+
+
+def test_state_without_anything_is_refused():
+    optimizer = compsgd.CompressedSGDVote([torch.zeros(2)], 0.1)
+    empty = {"state": {}, "param_groups": optimizer.state_dict()["param_groups"]}
+    with pytest.raises(compsgd.SettingError, match="no step"):
+        optimizer.load_state_dict(empty)
+
+
+def test_a_settings_object_is_its_keyword_arguments():
+    changes = {"num_bits": 2, "binning": "exp", "decay_max": 0.9, "seed": 4, "rand_zero": False}
+    results = []
+    for arguments in (changes, {"settings": compsgd.VoteSettings(**changes)}):
+        parameters = make_parameters()
+        optimizer = compsgd.CompressedSGDVote(parameters, 0.01, num_workers=2, **arguments)
+        assert optimizer.settings == compsgd.VoteSettings(**changes)
+        take_rounds(optimizer, parameters, range(3), 2)
+        results.append(values(parameters))
+    assert torch.equal(*results)
+
+
+def test_keyword_arguments_win_over_a_settings_object():
+    settings = compsgd.VoteSettings(num_bits=2, seed=4)
+    optimizer = compsgd.CompressedSGD([torch.zeros(2)], 0.1, settings=settings, num_bits=5)
+    assert (optimizer.settings.num_bits, optimizer.settings.seed) == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "message"),
+    [
+        (compsgd.CompressedSGDVote, {"scale": 2.0}, "no setting scale, which is 2.0"),
+        (compsgd.CompressedSGDVote, {"exempt_1d": True}, "no setting exempt_1d, which is True"),
+        (compsgd.SignSGD, {"num_bits": 2}, "no setting num_bits, which is 2"),
+        (compsgd.SGD, {"seed": 1}, "no setting seed, which is 1"),
+    ],
+)
+def test_settings_that_an_optimizer_does_not_know_are_refused(optimizer, settings, message):
+    found = compsgd.VoteSettings(**settings)
+    with pytest.raises(compsgd.SettingError, match=f"{optimizer.__name__} has {message}"):
+        optimizer([torch.zeros(2)], 0.1, settings=found)
+    (name,) = settings
+    with pytest.raises(compsgd.SettingError, match=f"{optimizer.__name__} has no setting {name}"):
+        optimizer([torch.zeros(2)], 0.1, **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_parameters_keep_a_float32_range(dtype):
+    def half_parameters():
+        return [parameter.detach().to(dtype) for parameter in make_parameters()]
+
+    def take(optimizer, parameters, rounds):
+        for round_ in rounds:
+            generator = torch.Generator().manual_seed(round_)
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator).to(dtype)
+            optimizer.step()
+
+    parameters, others = half_parameters(), half_parameters()
+    one, other = (
+        compsgd.CompressedSGDVote(some, 0.01, decay_max=0.9, decay_min=0.7)
+        for some in (parameters, others)
+    )
+    take(one, parameters, range(3))
+    # Decayed bounds are no numbers of half precision.
+    assert not torch.equal(one.worker_range(0)[0].to(dtype).float(), one.worker_range(0)[0])
+    for new, old in zip(others, parameters, strict=True):
+        new.copy_(old)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for ours, theirs in zip(one.worker_range(0), other.worker_range(0), strict=True):
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, theirs)
+    take(one, parameters, range(3, 6))
+    take(other, others, range(3, 6))
     assert torch.equal(values(parameters), values(others))

@@ -1,4 +1,4 @@
-"""Every reference vector of the original research code (shared/reference/README.md)."""
+"""Every reference vector of the original research code (tests/vectors/README.md)."""
 
 import itertools
 
@@ -32,6 +32,15 @@ class Replay:
                 parameter.zero_()
         self.optimizer.step()
         return [-parameter.detach().numpy() for parameter in self.parameters]
+
+
+FILES = {"exp", "grads", "lin", "partial", "sign", "state", "symbols_exp", "symbols_lin"}
+
+
+def test_all_vectors_are_here(vectors):
+    """They lie in the repository, so nothing here is ever skipped."""
+    assert set(vectors) == FILES
+    assert all(vectors.values())
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.5])

@@ -130,7 +130,7 @@ class Experiment:
 
         Args:
             finished: from finished_cells.
-            environment: as for create.
+            environment: where and how the run takes place now, for config.json.
         """
         self._cells = finished["cells"]
         self._histories = {

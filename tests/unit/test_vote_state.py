@@ -1,50 +1,10 @@
-"""The DDP hook, in every situation that DDP knows, with real processes."""
+"""The hook's state without processes: what it takes, and what it refuses."""
 
 import pytest
 import torch
-from processes import HELPERS, run_ranks
 
 from compsgd.comm import VoteState
 from compsgd.errors import CompsgdError
-
-SCRIPT = HELPERS / "rank_hook.py"
-EQUAL = [
-    "one_bucket",
-    "many_buckets",
-    "static_graph",
-    "bucket_views",
-    "channels_last",
-    "accumulation",
-]
-SITUATIONS = [
-    "unused_parameters",
-    "join",
-    "infinite_gradients",
-    "infinite_exempt_gradients",
-    "exempt_parameters",
-    "other_types",
-    "nobody_has_a_gradient",
-]
-STATE = [
-    "mean_magnitudes",
-    "mean_magnitudes_in_buckets",
-    "subgroups",
-    "start_later",
-    "checkpoint",
-    "mistakes",
-    "disagreements",
-    "an_error_on_one_rank",
-]
-
-
-@pytest.mark.heavy
-@pytest.mark.parametrize("world_size", [2, 4])
-@pytest.mark.parametrize("names", [EQUAL, SITUATIONS, STATE], ids=lambda names: names[0])
-def test_situations(names, world_size):
-    for rank in run_ranks(world_size, SCRIPT, *names):
-        assert (rank.exit_code, rank.stderr) == (0, ""), rank.stdout
-        assert rank.stdout.split() == names
-
 
 RANGES = {"max": torch.zeros(6), "min": torch.zeros(6)}
 SAVED = {"iteration": 3, "ranges": RANGES, "settings": VoteState().settings.lasting()}

@@ -1,0 +1,17 @@
+"""Plain text tables."""
+
+from compsgd.workers.report.tables import format_table
+
+
+def test_the_first_column_to_the_left_and_numbers_to_the_right():
+    table = format_table(["run", "bytes"], [["a", "7"], ["longer", "1,234,567"]])
+    assert table.splitlines() == [
+        "run         bytes",
+        "-----------------",
+        "a               7",
+        "longer  1,234,567",
+    ]
+
+
+def test_no_rows():
+    assert format_table(["run", "bytes"], []) == "run  bytes\n----------"
