@@ -11,15 +11,10 @@ from compsgd.comm.group_vote import ParamGradient
 from compsgd.comm.membership import Membership
 from compsgd.comm.traffic.ledger import Ledger
 from compsgd.errors import SettingError
-from compsgd.settings import VoteSettings, takes_settings
-
-_SETTINGS = (
-    "num_bits", "binning", "decay_min", "decay_max", "rand_zero", "scale", "exchange",
-    "min_compress_numel", "exempt_1d", "seed", "compile", "timeout_s",
-)  # fmt: skip
+from compsgd.settings import AGGREGATOR_SETTINGS, VoteSettings, takes_settings
 
 
-@takes_settings(*_SETTINGS)
+@takes_settings(*AGGREGATOR_SETTINGS)
 class VoteAggregator:
     """Replaces every `p.grad` by the combined update of all processes.
 
@@ -62,7 +57,7 @@ class VoteAggregator:
         process_group: dist.ProcessGroup | None = None,
         **changes: Any,
     ) -> None:
-        found = VoteSettings.of_client("VoteAggregator", _SETTINGS, settings, changes)
+        found = VoteSettings.of_client("VoteAggregator", AGGREGATOR_SETTINGS, settings, changes)
         self._membership = Membership(found, process_group)
         self._params = self._membership.set_params(params)
 

@@ -257,6 +257,17 @@ class VoteSettings:
         return found
 
 
+# Which settings mean something to which client.
+FLOAT_SETTINGS = ("strict", "timeout_s")
+SIGN_SETTINGS = ("rand_zero", "seed", "count_usages", "compile", *FLOAT_SETTINGS)
+LEVEL_SETTINGS = ("num_bits", "binning", "decay_min", "decay_max", *SIGN_SETTINGS)
+AGGREGATOR_SETTINGS = (
+    "num_bits", "binning", "decay_min", "decay_max", "rand_zero", "scale", "exchange",
+    "min_compress_numel", "exempt_1d", "seed", "compile", "timeout_s",
+)  # fmt: skip
+HOOK_SETTINGS = (*AGGREGATOR_SETTINGS, "start_vote_iter")
+
+
 def setting_field(name: str) -> "Field[Any]":
     """The field of a setting: `default`, and `metadata` with "kind" and "help"."""
     return VoteSettings.__dataclass_fields__[name]

@@ -18,17 +18,12 @@ from compsgd.comm.membership import Membership
 from compsgd.comm.parameters import GradientTracker
 from compsgd.comm.traffic.ledger import Ledger
 from compsgd.errors import SettingError
-from compsgd.settings import VoteSettings, takes_settings
+from compsgd.settings import HOOK_SETTINGS, VoteSettings, takes_settings
 
 log = logging.getLogger("compsgd")
 
-_SETTINGS = (
-    "num_bits", "binning", "decay_min", "decay_max", "rand_zero", "scale", "exchange",
-    "min_compress_numel", "exempt_1d", "start_vote_iter", "seed", "compile", "timeout_s",
-)  # fmt: skip
 
-
-@takes_settings(*_SETTINGS)
+@takes_settings(*HOOK_SETTINGS)
 class VoteState:
     """Settings and state of `vote_hook`, one for each model.
 
@@ -67,7 +62,7 @@ class VoteState:
         vote_settings: VoteSettings | None = None,
         **changes: Any,
     ) -> None:
-        settings = VoteSettings.of_client("VoteState", _SETTINGS, vote_settings, changes)
+        settings = VoteSettings.of_client("VoteState", HOOK_SETTINGS, vote_settings, changes)
         self._membership = Membership(settings, process_group)
         self._tracker: GradientTracker | None = None
         self._queue: BucketQueue | None = None
@@ -253,11 +248,11 @@ def register_vote_hook(ddp: DistributedDataParallel, **settings: Any) -> VoteSta
         1
         >>> dist.destroy_process_group()
     """
-    unknown = sorted(set(settings) - {*_SETTINGS, "vote_settings"})
+    unknown = sorted(set(settings) - {*HOOK_SETTINGS, "vote_settings"})
     if unknown:
         raise SettingError(
             f"register_vote_hook has no setting {', '.join(unknown)}; there are "
-            f"{', '.join(_SETTINGS)}"
+            f"{', '.join(HOOK_SETTINGS)}"
         )
     if not isinstance(ddp, DistributedDataParallel):
         raise SettingError(

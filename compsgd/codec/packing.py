@@ -98,7 +98,7 @@ def pack_levels(levels: Tensor, alphabet: Alphabet) -> Tensor:
     """`pack` for any alphabet; levels, shape (numel,), that are known to lie in it."""
     numel = levels.numel()
     packed = torch.empty(packed_size(numel, alphabet), dtype=torch.uint8, device=levels.device)
-    _eager_codec(alphabet, levels).pack(packed, levels_to_codes(levels, alphabet))
+    _eager_codec(alphabet, levels).pack(packed, levels_to_codes(levels.to(torch.int32), alphabet))
     return packed
 
 

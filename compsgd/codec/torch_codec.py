@@ -21,6 +21,9 @@ from compsgd.rng import BitStream, block_bits, gather_bits, hash_positions, rand
 
 # Compiled code names every ballot that it adds up: more of them go in several calls.
 BALLOTS_AT_ONCE = 16
+# Decoded at once: few enough for a cache, or as many as a device's call is worth.
+_CHUNK_NUMEL = 1 << 16
+_DEVICE_CHUNK_NUMEL = 1 << 21
 # Of vectors whose elements need not lie in groups.
 _ROW = 4096
 
@@ -42,7 +45,7 @@ class TorchCodec:
 
     def __init__(self, spec: CodecSpec, compiler: Compiler) -> None:
         self.alphabet = spec.alphabet
-        self.chunk_numel = compiler.chunk_numel
+        self.chunk_numel = _CHUNK_NUMEL if spec.device_type == "cpu" else _DEVICE_CHUNK_NUMEL
         self._compiler = compiler
         compiled, alphabet = compiler.compiled, spec.alphabet
         self._range_codes = compiled(kernels.range_codes(alphabet, spec.binning or "lin"))
@@ -50,7 +53,6 @@ class TorchCodec:
         self._pack_codes = compiled(kernels.pack_codes(alphabet))
         self._unpack_codes = compiled(kernels.unpack_codes(alphabet))
         self._add_ballots = compiled(kernels.add_ballots(alphabet))
-        self._scaled_levels = compiled(kernels.scaled_levels(alphabet))
         self._block_magnitudes = compiled(kernels.block_magnitudes)
         self._block_level_magnitudes = compiled(kernels.block_level_magnitudes(alphabet))
         self._invalid_words = compiled(kernels.invalid_words(alphabet))
@@ -129,9 +131,14 @@ class TorchCodec:
 
     def decode(self, out: Tensor, codes: Tensor, scale: float = 1.0) -> None:
         values = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
-        factor = torch.tensor(scale, dtype=torch.float32, device=codes.device)
-        for places, rows in zip(_in_rows(values), _in_rows(codes), strict=True):
-            self._scaled_levels(places, rows, factor)
+        largest = self.alphabet.largest
+        values.copy_(codes)
+        if not self.alphabet.zeros:
+            # The largest level is a power of 2: codes of positive levels have the top bit.
+            values += codes >> largest.bit_length() - 1
+        values -= largest
+        if scale != 1:
+            values *= torch.tensor(scale, dtype=torch.float32, device=values.device)
         if values is not out:
             out.copy_(values)
 

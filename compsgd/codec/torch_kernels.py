@@ -138,16 +138,6 @@ def count(
     return count
 
 
-def scaled_levels(alphabet: Alphabet) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Makes the kernel that writes levels times a scale."""
-
-    def scaled_levels(out: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-        """`scale`, a float32 scalar, times levels into `out`, float32; of rows of codes."""
-        return out.copy_(codes_to_levels(codes, alphabet).to(torch.float32) * scale)
-
-    return scaled_levels
-
-
 def block_magnitudes(out: Tensor, rows: Tensor) -> Tensor:
     """Sums of the magnitudes of rows, float32 (blocks, columns), into `out`, (blocks, 1)."""
     return out.copy_(rows.abs().sum(1, keepdim=True))

@@ -8,19 +8,19 @@ from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.codec.combine import MEAN, VOTE
 from compsgd.codec.compiling import Work
 from compsgd.optim.round_optimizer import ARGUMENTS, RoundOptimizer
-from compsgd.settings import VoteSettings, takes_settings
+from compsgd.settings import (
+    FLOAT_SETTINGS,
+    LEVEL_SETTINGS,
+    SIGN_SETTINGS,
+    VoteSettings,
+    takes_settings,
+)
 from compsgd.voting.aggregator import Aggregator, LevelAggregator
 from compsgd.voting.encoder import Encoder, RangeEncoder, SignEncoder
 from compsgd.voting.float_aggregator import FloatAggregator
 
-_FLOAT_SETTINGS = ("strict", "timeout_s")
-_SIGN_SETTINGS = ("rand_zero", "seed", "count_usages", "compile", *_FLOAT_SETTINGS)
-_LEVEL_SETTINGS = ("num_bits", "binning", "decay_min", "decay_max", *_SIGN_SETTINGS)
-_SIGN_FIXED = ("rand_zero", "seed")
-_LEVEL_FIXED = ("num_bits", "binning", "decay_min", "decay_max", *_SIGN_FIXED)
 
-
-@takes_settings(*_FLOAT_SETTINGS, arguments=ARGUMENTS)
+@takes_settings(*FLOAT_SETTINGS, arguments=ARGUMENTS)
 class SGD(RoundOptimizer):
     """Plain SGD on the mean of all workers' gradients: the float32 baseline.
 
@@ -49,7 +49,7 @@ class SGD(RoundOptimizer):
         [-1.0, -0.5]
     """
 
-    known_settings = _FLOAT_SETTINGS
+    known_settings = FLOAT_SETTINGS
 
     def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
         # Nothing is encoded: what a worker remembers is nothing.
@@ -59,7 +59,7 @@ class SGD(RoundOptimizer):
         return FloatAggregator(self._layout, self._parameters, self.exchange, self._device)
 
 
-@takes_settings(*_SIGN_SETTINGS, arguments=ARGUMENTS)
+@takes_settings(*SIGN_SETTINGS, arguments=ARGUMENTS)
 class SignSGD(RoundOptimizer):
     """signSGD with majority vote: one bit an element. A step moves every parameter by lr.
 
@@ -85,8 +85,7 @@ class SignSGD(RoundOptimizer):
         [-0.5, 0.5]
     """
 
-    known_settings = _SIGN_SETTINGS
-    fixed_settings = _SIGN_FIXED
+    known_settings = SIGN_SETTINGS
 
     def _adapted(self, settings: VoteSettings) -> VoteSettings:
         return replace(settings, num_bits=1)
@@ -102,7 +101,7 @@ class SignSGD(RoundOptimizer):
         return _level_aggregator(self)
 
 
-@takes_settings(*_LEVEL_SETTINGS, arguments=ARGUMENTS)
+@takes_settings(*LEVEL_SETTINGS, arguments=ARGUMENTS)
 class CompressedSGD(RoundOptimizer):
     """Gradients discretised to num_bits against each worker's decaying running range; the update
     is lr times the exact mean of the levels.
@@ -132,8 +131,7 @@ class CompressedSGD(RoundOptimizer):
         [-8.0, 5.5, -6.0]
     """
 
-    known_settings = _LEVEL_SETTINGS
-    fixed_settings = _LEVEL_FIXED
+    known_settings = LEVEL_SETTINGS
 
     @classmethod
     def work(cls, settings: VoteSettings, device_type: str) -> Work:
@@ -147,7 +145,7 @@ class CompressedSGD(RoundOptimizer):
         return _level_aggregator(self)
 
 
-@takes_settings(*_LEVEL_SETTINGS, arguments=ARGUMENTS)
+@takes_settings(*LEVEL_SETTINGS, arguments=ARGUMENTS)
 class CompressedSGDVote(RoundOptimizer):
     """Gradients discretised to num_bits against each worker's decaying running range; the workers
     vote: the update is lr times the mean level rounded away from zero, which travels in as few
@@ -178,8 +176,7 @@ class CompressedSGDVote(RoundOptimizer):
         [-8.0, 6.0, -6.0]
     """
 
-    known_settings = _LEVEL_SETTINGS
-    fixed_settings = _LEVEL_FIXED
+    known_settings = LEVEL_SETTINGS
 
     @classmethod
     def work(cls, settings: VoteSettings, device_type: str) -> Work:

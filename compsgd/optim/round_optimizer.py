@@ -4,6 +4,7 @@ compress: a worker's gradients become its ballot. step: ballots are exchanged, c
 update, and applied. What happens in between is the aggregator's.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
@@ -57,13 +58,10 @@ class RoundOptimizer(torch.optim.Optimizer):
         exchange: carries the ballots.
         participants: the workers that took part in the last step.
         known_settings: the names of the settings that mean something to it.
-        fixed_settings: those that saved state depends on: they stand in every parameter group, and
-            cannot change.
         probe: called with the outcome of every round before it is applied, if anything.
     """
 
     known_settings: tuple[str, ...] = ()
-    fixed_settings: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -322,9 +320,12 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     # Inside.
 
-    @property
+    @functools.cached_property
     def _fixed(self) -> dict[str, Any]:
-        return {name: getattr(self.settings, name) for name in self.fixed_settings}
+        """The settings that saved state depends on: they stand in every parameter group, and cannot
+        change."""
+        lasting = self.settings.lasting()
+        return {name: lasting[name] for name in self.known_settings if name in lasting}
 
     def _build(self) -> None:
         """Flat vectors, their views in `state`, and the aggregator, for the parameters as they
