@@ -150,7 +150,8 @@ class GroupVote:
         result: Tensor,
         values: Sequence[Tensor],
     ) -> None:
-        """The vote, scaled, by parameter; 0 where nobody votes."""
+        """The vote, scaled, by parameter; 0 where nobody votes. A vote lies in the alphabet of the
+        ballots, and so their codec reads it."""
         codes = [result[span.slice] for span in aggregator.layout.spans]
         has_voters = [any(column) for column in zip(*(h.present for h in outcome.headers),
                                                     strict=True)]  # fmt: skip

@@ -66,13 +66,13 @@ class Membership:
         compare what must be alike. All processes call it together.
 
         Raises:
-            SettingError: the parameters are not known, or processes disagree.
-            PeerError: not all processes came.
+            SettingError: the parameters are not known.
+            PeerError: processes disagree, or not all came.
         """
         if self._vote is None:
             if self.params is None:
                 raise SettingError(
-                    "VoteState does not know the model's parameters: hand it "
+                    "this VoteState does not know the model's parameters: hand it "
                     "params=model.parameters(), or use compsgd.comm.register_vote_hook(ddp)"
                 )
             self._vote = GroupVote(self.settings, self.params, self._join(self.params))
@@ -81,7 +81,7 @@ class Membership:
         return self._vote
 
     def ranges(self) -> Ranges | None:
-        """This process's range; None if it has seen nothing yet."""
+        """This process's range; None as long as there is none."""
         return self._saved if self._vote is None else self._vote.ranges()
 
     def state_dict(self) -> dict[str, Any]:
@@ -199,9 +199,9 @@ def _check_size(ranges: Ranges, params: VotedParams) -> None:
 def _parts_of(state_dict: Any) -> tuple[dict[str, Any], Ranges | None, int]:
     """Settings, ranges and iteration of a saved state; raises SettingError for anything else."""
     if not isinstance(state_dict, dict) or not isinstance(state_dict.get("settings"), dict):
-        raise SettingError("this state_dict has no settings: it is no VoteState's")
+        raise SettingError("this state_dict has no settings: it is that of no vote")
     if not {"ranges", "iteration"} <= set(state_dict):
-        raise SettingError("this state_dict has no ranges, or no iteration: it is no VoteState's")
+        raise SettingError("this state_dict has no ranges, or no iteration: it is that of no vote")
     ranges = state_dict["ranges"]
     if ranges is not None and not _are_ranges(ranges):
         raise SettingError("this state_dict's ranges are not two float32 vectors, max and min")

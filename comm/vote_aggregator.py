@@ -94,8 +94,8 @@ class VoteAggregator:
         3. A parameter for which no process has a gradient keeps none.
 
         Raises:
-            SettingError: a sparse gradient, or, the first time, processes that disagree.
-            PeerError: a process is gone, or too slow.
+            SettingError: a sparse gradient.
+            PeerError: a process is gone, or too slow, or, the first time, disagrees.
         """
         vote = self._membership.connect()
         gradients = [self._gradient(parameter) for parameter in self._params.all]
@@ -127,4 +127,7 @@ class VoteAggregator:
             return ParamGradient(torch.zeros_like(parameter), place, is_present=False)
         if gradient.layout != torch.strided:
             raise SettingError("a gradient is sparse; the vote takes dense ones (sparse=False)")
-        return ParamGradient(gradient, place, is_present=True)
+        # What is expanded cannot be written into.
+        is_expanded = 0 in gradient.stride() and gradient.numel() > 1
+        values = gradient.contiguous() if is_expanded else gradient
+        return ParamGradient(values, place, is_present=True)

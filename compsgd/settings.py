@@ -7,7 +7,7 @@ does `help()`.
 import inspect
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
 
 from compsgd.checks import check_choice, check_decay, check_flag, check_integer, is_number
@@ -214,9 +214,6 @@ class VoteSettings:
     def shared(self) -> dict[str, Any]:
         """Those that all processes must have alike."""
         return self._marked("is_shared")
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def _marked(self, mark: str) -> dict[str, Any]:
         return {one.name: getattr(self, one.name) for one in fields(self) if one.metadata[mark]}

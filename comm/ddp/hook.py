@@ -126,8 +126,8 @@ class VoteState:
         first backward, on all processes together.
 
         Raises:
-            SettingError: the parameters are not known, or processes disagree.
-            PeerError: not all processes came.
+            SettingError: the parameters are not known.
+            PeerError: processes disagree, or not all came.
         """
         return self._membership.connect()
 
@@ -199,7 +199,8 @@ def vote_hook(
         a future of the bucket's buffer, overwritten.
 
     Raises:
-        SettingError: the state does not know the parameters, or processes disagree.
+        SettingError: the state does not know the parameters.
+        PeerError: processes disagree, or one is gone.
 
     Example:
         >>> import torch

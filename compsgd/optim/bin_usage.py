@@ -40,6 +40,6 @@ class BinUsage:
         counts = np.array(self.by_step, dtype=np.int64)
         return torch.from_numpy(counts.reshape(-1, 2 * self._largest + 1))
 
-    def restore(self, counts: Tensor) -> None:
-        """Takes over what `as_tensor` returned."""
-        self.by_step = list(counts.cpu().numpy().copy())
+    def restore(self, counts: Tensor | None) -> None:
+        """Takes over what `as_tensor` returned; None for no steps."""
+        self.by_step = [] if counts is None else list(counts.cpu().numpy().copy())

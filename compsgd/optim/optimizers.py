@@ -2,10 +2,6 @@
 
 from dataclasses import replace
 
-import torch
-
-from compsgd.codec.alphabet import ballot_alphabet
-from compsgd.codec.combine import MEAN, VOTE
 from compsgd.codec.compiling import Work
 from compsgd.optim.round_optimizer import ARGUMENTS, RoundOptimizer
 from compsgd.settings import (
@@ -15,8 +11,7 @@ from compsgd.settings import (
     VoteSettings,
     takes_settings,
 )
-from compsgd.voting.aggregator import Aggregator, LevelAggregator
-from compsgd.voting.encoder import Encoder, RangeEncoder, SignEncoder
+from compsgd.voting.aggregator import Aggregator
 from compsgd.voting.float_aggregator import FloatAggregator
 
 
@@ -51,9 +46,9 @@ class SGD(RoundOptimizer):
 
     known_settings = FLOAT_SETTINGS
 
-    def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
-        # Nothing is encoded: what a worker remembers is nothing.
-        return SignEncoder()
+    @classmethod
+    def work(cls, settings: VoteSettings, device_type: str) -> Work | None:
+        return None
 
     def _make_aggregator(self) -> Aggregator:
         return FloatAggregator(self._layout, self._parameters, self.exchange, self._device)
@@ -90,16 +85,6 @@ class SignSGD(RoundOptimizer):
     def _adapted(self, settings: VoteSettings) -> VoteSettings:
         return replace(settings, num_bits=1)
 
-    @classmethod
-    def work(cls, settings: VoteSettings, device_type: str) -> Work:
-        return Work(ballot_alphabet(1, not settings.rand_zero), None, VOTE, device_type)
-
-    def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
-        return SignEncoder()
-
-    def _make_aggregator(self) -> Aggregator:
-        return _level_aggregator(self)
-
 
 @takes_settings(*LEVEL_SETTINGS, arguments=ARGUMENTS)
 class CompressedSGD(RoundOptimizer):
@@ -132,17 +117,7 @@ class CompressedSGD(RoundOptimizer):
     """
 
     known_settings = LEVEL_SETTINGS
-
-    @classmethod
-    def work(cls, settings: VoteSettings, device_type: str) -> Work:
-        alphabet = ballot_alphabet(settings.num_bits, not settings.rand_zero)
-        return Work(alphabet, settings.binning, MEAN, device_type)
-
-    def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
-        return RangeEncoder.fresh(numel, device, self.settings)
-
-    def _make_aggregator(self) -> Aggregator:
-        return _level_aggregator(self)
+    combine = "mean"
 
 
 @takes_settings(*LEVEL_SETTINGS, arguments=ARGUMENTS)
@@ -177,28 +152,7 @@ class CompressedSGDVote(RoundOptimizer):
     """
 
     known_settings = LEVEL_SETTINGS
-
-    @classmethod
-    def work(cls, settings: VoteSettings, device_type: str) -> Work:
-        alphabet = ballot_alphabet(settings.num_bits, not settings.rand_zero)
-        return Work(alphabet, settings.binning, VOTE, device_type)
-
-    def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
-        return RangeEncoder.fresh(numel, device, self.settings)
-
-    def _make_aggregator(self) -> Aggregator:
-        return _level_aggregator(self)
-
-
-def _level_aggregator(optimizer: SignSGD | CompressedSGD | CompressedSGDVote) -> LevelAggregator:
-    return LevelAggregator(
-        optimizer._layout,
-        list(optimizer._encoders.values()),
-        optimizer.work(optimizer.settings, optimizer._device.type),
-        optimizer.exchange,
-        optimizer.settings,
-        optimizer._device,
-    )
+    combine = "vote"
 
 
 OPTIMIZERS: dict[str, type[RoundOptimizer]] = {

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from compsgd.checks import check_integer, check_lr
-from compsgd.codec.combine import MAX_WORKERS
+from compsgd.codec.alphabet import ballot_alphabet
+from compsgd.codec.combine import MAX_WORKERS, combine_named
 from compsgd.codec.compiling import Work
 from compsgd.errors import GradientError, SettingError
 from compsgd.gradient import gather
@@ -26,8 +27,8 @@ from compsgd.optim.bin_usage import BinUsage
 from compsgd.optim.state import StateViews
 from compsgd.settings import VoteSettings
 from compsgd.upwards import exchange_over
-from compsgd.voting.aggregator import Aggregator, Outcome
-from compsgd.voting.encoder import Encoder
+from compsgd.voting.aggregator import Aggregator, LevelAggregator, Outcome
+from compsgd.voting.encoder import Encoder, RangeEncoder, SignEncoder
 from compsgd.voting.exchange import Exchange, InProcessExchange
 
 log = logging.getLogger("compsgd")
@@ -58,10 +59,12 @@ class RoundOptimizer(torch.optim.Optimizer):
         exchange: carries the ballots.
         participants: the workers that took part in the last step.
         known_settings: the names of the settings that mean something to it.
+        combine: how ballots become a result, one of `compsgd.codec.combine.COMBINES`.
         probe: called with the outcome of every round before it is applied, if anything.
     """
 
     known_settings: tuple[str, ...] = ()
+    combine = "vote"
 
     def __init__(
         self,
@@ -83,11 +86,12 @@ class RoundOptimizer(torch.optim.Optimizer):
         self.probe: Callable[[Outcome], None] | None = None
         self._usage = BinUsage(self.settings.num_bits) if found.count_usages else None
         self._is_built = False
-        # A momentum of 0 says to schedulers that there is none to move.
+        # Schedulers that move momentum, as OneCycleLR, want to find one; `_check_groups` says what
+        # to set instead.
         super().__init__(params, {"lr": check_lr(lr), "momentum": 0.0, **self._fixed})
         self._build()
 
-    # What subclasses say.
+    # What subclasses may say otherwise.
 
     def _adapted(self, settings: VoteSettings) -> VoteSettings:
         """The settings with what cannot be chosen."""
@@ -96,15 +100,28 @@ class RoundOptimizer(torch.optim.Optimizer):
     @classmethod
     def work(cls, settings: VoteSettings, device_type: str) -> Work | None:
         """What there is to compile, for the choice of a compiler; None for nothing."""
-        return None
+        alphabet = ballot_alphabet(settings.num_bits, not settings.rand_zero)
+        binning = settings.binning if cls._has_bins() else None
+        return Work(alphabet, binning, combine_named(cls.combine), device_type)
 
     def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
-        """Of a hosted worker that has seen nothing."""
-        raise NotImplementedError
+        """A hosted worker's, that has seen nothing."""
+        if not self._has_bins():
+            return SignEncoder()
+        return RangeEncoder.fresh(numel, device, self.settings)
 
     def _make_aggregator(self) -> Aggregator:
-        """What takes the rounds."""
-        raise NotImplementedError
+        """For the parameters and encoders as they are."""
+        work = self.work(self.settings, self._device.type)
+        assert work is not None, "levels are work"
+        encoders = list(self._encoders.values())
+        return LevelAggregator(
+            self._layout, encoders, work, self.exchange, self.settings, self._device
+        )
+
+    @classmethod
+    def _has_bins(cls) -> bool:
+        return "binning" in cls.known_settings
 
     # The public interface.
 
@@ -188,7 +205,8 @@ class RoundOptimizer(torch.optim.Optimizer):
             SettingError: several hosted workers, gradients, and none of them compressed; a
                 parameter group was given what cannot be.
             GradientError: with `strict`, a gradient that is not finite.
-            DamagedDataError: a ballot that belongs elsewhere.
+            PeerError: a ballot that belongs elsewhere, or a process that is gone.
+            DamagedDataError: bytes that are no ballot.
         """
         loss = None
         if closure is not None:
@@ -223,7 +241,12 @@ class RoundOptimizer(torch.optim.Optimizer):
             raise SettingError("add_param_group between compress and step; call step first")
         super().add_param_group(param_group)
         if self._is_built:
-            self._build()
+            try:
+                self._build()
+            except SettingError:
+                self.param_groups.pop()
+                self._build()
+                raise
 
     # State.
 
@@ -236,7 +259,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         extra = {_PENDING + name: value for name, value in self._aggregator.pending().items()}
         if self._usage is not None:
             extra[_BIN_COUNTS] = self._usage.as_tensor()
-        if extra:
+        if extra and self._parameters:
             state = state_dict["state"] = dict(state_dict["state"])
             state[0] = state[0] | extra
         return state_dict
@@ -245,8 +268,9 @@ class RoundOptimizer(torch.optim.Optimizer):
         """Takes over state saved by `state_dict`; nothing changes if it does not fit.
 
         Raises:
-            SettingError: state of other parameters, other settings, or other workers than are
+            SettingError: state of other parameters or other settings, or without a worker that is
                 hosted here.
+            PeerError, DamagedDataError: what it holds is no ballot of its round.
         """
         self._refresh()
         saved = self._saved_by_parameter(state_dict)
@@ -263,15 +287,13 @@ class RoundOptimizer(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self.state.clear()
         for parameter, own in zip(self._parameters, saved, strict=True):
-            self.state[parameter] = {
-                name: value
-                for name, value in own.items()
-                if name != _BIN_COUNTS and not name.startswith(_PENDING)
-            }
+            self.state[parameter] = self._views.known(parameter, own)
+        # torch has called __setstate__, and so built everything anew, from state that it has cast
+        # to the parameters' types.
         self._views.adopt(self.state)
         self._aggregator.restore(pending, step)
-        if self._usage is not None and _BIN_COUNTS in extra:
-            self._usage.restore(extra[_BIN_COUNTS])
+        if self._usage is not None:
+            self._usage.restore(extra.get(_BIN_COUNTS))
 
     def _saved_by_parameter(self, state_dict: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """Raises SettingError unless such an optimizer, over so many parameters, saved this."""
@@ -356,6 +378,11 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     def _check_groups(self) -> None:
         """Raises SettingError if somebody has moved what cannot move."""
+        if any(
+            parameter.numel() != span.numel
+            for parameter, span in zip(self._parameters, self._layout.spans, strict=True)
+        ):
+            raise SettingError("a parameter has been resized; make a new optimizer to train it")
         num_params = sum(len(group["params"]) for group in self.param_groups)
         if num_params != len(self._parameters):
             raise SettingError(
@@ -363,15 +390,15 @@ class RoundOptimizer(torch.optim.Optimizer):
                 f"{len(self._parameters)} before; make a new optimizer to train others"
             )
         for group in self.param_groups:
-            if group["momentum"]:
+            if group.get("momentum"):
                 raise SettingError(
                     f"momentum is {group['momentum']}, and {type(self).__name__} has none; with "
                     "OneCycleLR or CyclicLR set cycle_momentum=False"
                 )
             for name, value in self._fixed.items():
-                if group[name] != value:
+                if group.get(name) != value:
                     raise SettingError(
-                        f"{name} of a parameter group is {group[name]!r}; it stays {value!r}"
+                        f"{name} of a parameter group is {group.get(name)!r}; it stays {value!r}"
                     )
 
     def _compress(self, slot: int) -> None:
@@ -455,9 +482,11 @@ def _exchange(
     if process_group is not None or isinstance(exchange, str):
         if not isinstance(exchange, str | None):
             raise SettingError("exchange and process_group are both given; one of them carries")
-        return exchange_over(process_group, exchange or settings.exchange, num_workers, settings)
+        return exchange_over(process_group, exchange or "auto", num_workers, settings)
     if exchange is None:
         return InProcessExchange(num_workers)
+    if not hasattr(exchange, "distribute"):
+        raise SettingError(f"exchange is {exchange!r}; it must be an Exchange, or the name of one")
     if num_workers not in (1, exchange.num_workers):
         raise SettingError(
             f"num_workers is {num_workers}, but the exchange connects {exchange.num_workers}"

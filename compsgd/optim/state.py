@@ -57,7 +57,7 @@ class StateViews:
     def are_in(self, state: State) -> bool:
         """Whether `state` holds these very tensors: users replace it, or what is in it."""
         return all(
-            state[parameter].get(name) is view
+            state.get(parameter, {}).get(name) is view
             for parameter, views in self._views
             for name, view in views.items()
         )
@@ -65,12 +65,17 @@ class StateViews:
     def adopt(self, state: State) -> None:
         """Takes over the values that are in `state`, and puts the views in their place."""
         for parameter, views in self._views:
-            own = state[parameter]
+            own = state.setdefault(parameter, {})
             for name, view in views.items():
                 value = own.get(name)
                 if value is not None and value is not view:
                     view.copy_(torch.as_tensor(value))
                 own[name] = view
+
+    def known(self, parameter: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a parameter's saved state has a place here."""
+        (names,) = (views for one, views in self._views if one is parameter)
+        return {name: saved[name] for name in names if name in saved}
 
     def check(self, saved: Sequence[Mapping[str, Any]]) -> None:
         """Raises SettingError unless saved state, by parameter, has what `adopt` needs."""

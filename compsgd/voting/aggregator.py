@@ -37,7 +37,7 @@ class Outcome:
         voters: who votes where; nothing where nobody does.
         received: uint8, shape (num_workers, num_bytes): this process's shard of every ballot,
             behind headers.
-        result: of the whole vector, for `Aggregator.updates`; None if nobody votes.
+        result: of the whole vector, for `Aggregator.updates`; of levels None if nobody votes.
     """
 
     headers: Sequence[BallotHeader]
@@ -279,4 +279,6 @@ class LevelAggregator:
         return BitStream(derive_key(self._seed, purpose, *counters), self._first)
 
     def _codes(self, numel: int, dtype: torch.dtype) -> Tensor:
+        """One buffer for a worker's codes, a shard's results, and everybody's: each is packed
+        before the next is written."""
         return self.workspace.take("codes", numel, dtype, self._device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from compsgd.codec.wire import RoundFormat
-from compsgd.errors import DamagedDataError, SettingError
+from compsgd.errors import DamagedDataError, PeerError, SettingError
 from compsgd.layout import FlatLayout, Voters
 from compsgd.voting.exchange import Exchange
 
@@ -90,8 +90,8 @@ class BallotHeader:
         return cls(worker, round_, symbol_bits, bool(zeros), present, first)
 
     def check_matches(self, expected: "BallotHeader") -> None:
-        """Raises DamagedDataError unless it agrees with what is due in its place; who takes part
-        and on what may be anything."""
+        """Raises PeerError unless it agrees with what is due in its place; who takes part and on
+        what may be anything."""
         got, due = self._identity(), expected._identity()
         if got != due:
             differing = [
@@ -99,7 +99,7 @@ class BallotHeader:
                 for name in got
                 if got[name] != due[name]
             ]
-            raise DamagedDataError(
+            raise PeerError(
                 f"a ballot does not belong here: {', '.join(differing)}; all processes must run "
                 "the same model and settings"
             )
@@ -202,7 +202,8 @@ class BallotBox:
             process's shard of every ballot.
 
         Raises:
-            DamagedDataError: a ballot of another round, worker or model.
+            PeerError: a ballot of another round, worker or model.
+            DamagedDataError: what is no ballot.
         """
         nobody = [False] * len(self._layout.spans)
         for slot, worker in enumerate(self._exchange.hosted):
@@ -227,7 +228,8 @@ class BallotBox:
 
         Raises:
             SettingError: of another size, or of a worker who is not hosted here.
-            DamagedDataError: not a ballot of this round.
+            PeerError: a ballot of another round or model.
+            DamagedDataError: what is no ballot.
         """
         hosted = list(self._exchange.hosted)
         for name, row in pending.items():

@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
-from compsgd.comm import wrap
+from compsgd.comm import register_vote_hook
 from compsgd.workers.data.datasets import Dataset, load_dataset
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.train.models import MODELS, build_model
@@ -64,7 +64,7 @@ def train(data: Dataset, model_name: str, hook: str, optimizer_name: str, epochs
     model = build_model(model_name, data.image_shape, data.num_classes, seed)
     ddp = DistributedDataParallel(model)
     if hook != PLAIN:
-        wrap(ddp, scale="mean_abs", decay_min=_DECAY, decay_max=_DECAY, seed=seed,
+        register_vote_hook(ddp, scale="mean_abs", decay_min=_DECAY, decay_max=_DECAY, seed=seed,
              **HOOKS[hook])  # fmt: skip
     optimizer = OPTIMIZERS[optimizer_name](ddp.parameters())
     torch.manual_seed(1000 * seed + rank)

@@ -36,7 +36,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.codec.compiling import COMPILE_CHOICES
-from compsgd.comm import wrap
+from compsgd.comm import register_vote_hook
 from compsgd.workers.bench.timing import machine
 from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.report.tables import format_table
@@ -58,7 +58,7 @@ def powersgd(ddp: DistributedDataParallel, rank: int) -> None:
 
 
 def vote(ddp: DistributedDataParallel, num_bits: int, compile_: str) -> None:
-    wrap(ddp, num_bits=num_bits, scale="mean_abs", exempt_1d=True, compile=compile_)
+    register_vote_hook(ddp, num_bits=num_bits, scale="mean_abs", exempt_1d=True, compile=compile_)
 
 
 class Training:

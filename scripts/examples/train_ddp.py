@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchvision import transforms
 
-from compsgd.comm import VoteState, wrap
+from compsgd.comm import VoteState, register_vote_hook
 
 
 def register(ddp: DistributedDataParallel, hook: str, num_bits: int) -> VoteState | None:
@@ -31,7 +31,9 @@ def register(ddp: DistributedDataParallel, hook: str, num_bits: int) -> VoteStat
         state = powerSGD_hook.PowerSGDState(None, start_powerSGD_iter=2)
         ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
     elif hook == "vote":
-        return wrap(ddp, num_bits=num_bits, scale="mean_abs", exempt_1d=True)  # this line
+        return register_vote_hook(
+            ddp, num_bits=num_bits, scale="mean_abs", exempt_1d=True
+        )  # this is all
     return None
 
 

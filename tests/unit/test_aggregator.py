@@ -4,7 +4,7 @@ import pytest
 import torch
 from rounds import Spy
 
-from compsgd import DamagedDataError, InProcessExchange, SettingError, VoteSettings
+from compsgd import DamagedDataError, InProcessExchange, PeerError, SettingError, VoteSettings
 from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.codec.base import CodecSpec
 from compsgd.codec.blocks import shard_size
@@ -216,7 +216,7 @@ def test_damaged_ballots_are_no_result():
 def test_a_ballot_of_another_round_does_not_belong():
     aggregator = Setting().aggregator()
     aggregator.compress(0, gradients_of(0)[0], 4)
-    with pytest.raises(DamagedDataError, match="round 4 instead of 5"):
+    with pytest.raises(PeerError, match="round 4 instead of 5"):
         aggregator.aggregate(5)
 
 
@@ -256,7 +256,7 @@ def test_restore_refuses_what_does_not_fit():
     pending = one.pending()
     with pytest.raises(SettingError, match="ballot of worker 0 has another size"):
         other.restore(pending, 0)
-    with pytest.raises(DamagedDataError, match="round 0 instead of 1"):
+    with pytest.raises(PeerError, match="round 0 instead of 1"):
         one.restore(pending, 1)
     with pytest.raises(SettingError, match="worker 5, which is not hosted here"):
         one.restore({"ballot.5": pending["ballot.0"]}, 0)

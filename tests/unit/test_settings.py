@@ -83,7 +83,7 @@ def test_what_lasts_and_what_is_shared():
     assert not {"scale", "exchange", "compile", "timeout_s"} & set(settings.lasting())
     assert not {"decay_min", "decay_max", "compile", "timeout_s"} & set(settings.shared())
     assert {"num_bits", "scale", "exchange"} <= set(settings.shared())
-    assert VoteSettings(**settings.as_dict()) == settings
+    assert VoteSettings(**dataclasses.asdict(settings)) == settings
 
 
 def client_settings(settings=None, **changes):
