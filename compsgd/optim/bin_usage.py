@@ -1,5 +1,7 @@
 """How many elements of each update had which level (design, section 2)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -35,11 +37,10 @@ class BinUsage:
         self.by_step[-1] += found
         self.by_step[-1][self._largest] -= update.numel()
 
-    def as_tensor(self) -> Tensor:
-        """int64, shape (steps, 2^num_bits + 1)."""
-        counts = np.array(self.by_step, dtype=np.int64)
-        return torch.from_numpy(counts.reshape(-1, 2 * self._largest + 1))
+    def as_lists(self) -> list[list[int]]:
+        """For a state_dict: a distributed checkpoint insists on the sizes of tensors."""
+        return [counts.tolist() for counts in self.by_step]
 
-    def restore(self, counts: Tensor | None) -> None:
-        """Takes over what `as_tensor` returned; None for no steps."""
-        self.by_step = [] if counts is None else list(counts.cpu().numpy().copy())
+    def restore(self, counts: Sequence[Sequence[int]]) -> None:
+        """Takes over what `as_lists` returned."""
+        self.by_step = [np.array(one, dtype=np.int64) for one in counts]

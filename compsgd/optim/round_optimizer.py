@@ -252,13 +252,13 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As everywhere in torch: "state" by parameter and "param_groups". Under the first
-        parameter stands what belongs to none: bin counts, shape (steps, 2^num_bits + 1), and
-        ballots that are cast but not counted."""
+        parameter stands what belongs to none: bin counts, a list a step, and ballots that are cast
+        but not counted, which a distributed checkpoint leaves out."""
         self._refresh()
         state_dict: dict[str, Any] = super().state_dict()
         extra = {_PENDING + name: value for name, value in self._aggregator.pending().items()}
         if self._usage is not None:
-            extra[_BIN_COUNTS] = self._usage.as_tensor()
+            extra[_BIN_COUNTS] = self._usage.as_lists()
         if extra and self._parameters:
             state = state_dict["state"] = dict(state_dict["state"])
             state[0] = state[0] | extra
@@ -293,7 +293,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._views.adopt(self.state)
         self._aggregator.restore(pending, step)
         if self._usage is not None:
-            self._usage.restore(extra.get(_BIN_COUNTS))
+            self._usage.restore(extra.get(_BIN_COUNTS, []))
 
     def _saved_by_parameter(self, state_dict: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """Raises SettingError unless such an optimizer, over so many parameters, saved this."""

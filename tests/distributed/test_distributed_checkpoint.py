@@ -161,7 +161,6 @@ def test_another_number_of_processes_goes_on(rank_pool, make, before, after, tmp
         assert all(map(np.array_equal, weights, whole))
 
 
-@pytest.mark.xfail(strict=True, reason="bin counts are a tensor that grows; a fresh one has none")
 @on_ranks(2)
 def test_bin_counts_go_on(tmp_path):
     def start_counting():

@@ -30,16 +30,16 @@ def test_a_step_without_votes():
 
 def test_what_is_saved_comes_back_as_a_copy():
     one, other = BinUsage(1), BinUsage(1)
-    assert one.as_tensor().shape == (0, 3)
+    assert one.as_lists() == []
     for level in (1.0, -1.0):
         one.begin(2)
         one.add(torch.full((2,), level))
-    saved = one.as_tensor()
-    assert saved.tolist() == [[0, 0, 2], [2, 0, 0]]
+    saved = one.as_lists()
+    assert saved == [[0, 0, 2], [2, 0, 0]]
     other.restore(saved)
     other.begin(2)
     other.by_step[0][0] = 99
-    assert saved.tolist() == [[0, 0, 2], [2, 0, 0]]
+    assert saved == [[0, 0, 2], [2, 0, 0]]
     assert len(other.by_step) == 3
-    other.restore(BinUsage(1).as_tensor())
+    other.restore(BinUsage(1).as_lists())
     assert other.by_step == []
