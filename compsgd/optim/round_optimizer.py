@@ -256,7 +256,9 @@ class RoundOptimizer(torch.optim.Optimizer):
         but not counted, which a distributed checkpoint leaves out."""
         self._refresh()
         state_dict: dict[str, Any] = super().state_dict()
-        extra = {_PENDING + name: value for name, value in self._aggregator.pending().items()}
+        extra: dict[str, Any] = {
+            _PENDING + name: value for name, value in self._aggregator.pending().items()
+        }
         if self._usage is not None:
             extra[_BIN_COUNTS] = self._usage.as_lists()
         if extra and self._parameters:
