@@ -138,13 +138,6 @@ def gather_bits(bits: Tensor) -> Tensor:
     return (bits << row).sum(1, dtype=torch.uint8)
 
 
-def break_zeros(levels: Tensor, bits: Tensor) -> Tensor:
-    """Turns every level 0 into -1 or +1, as its bit says; integers of one shape."""
-    # 1 where the level is 0; arithmetic is faster than a mask.
-    is_zero = 1 - levels.abs().clamp(max=1)
-    return levels + is_zero * (2 * bits.to(levels.dtype) - 1)
-
-
 @functools.lru_cache(maxsize=64)
 def _positions(num_blocks: int, device: str) -> Tensor:
     """The positions of the words of so many blocks, from 0; int32, a row for each block."""

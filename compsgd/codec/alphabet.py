@@ -67,8 +67,8 @@ def check_levels(levels: Tensor, alphabet: Alphabet) -> None:
 
 
 def levels_to_codes(levels: Tensor, alphabet: Alphabet) -> Tensor:
-    """Numbers the levels from 0; same shape, alphabet.code_dtype. Levels are float32, or integers
-    that have room for level + largest."""
+    """Numbers the levels from 0; same shape, alphabet.code_dtype. Of integers that have room for
+    level + largest."""
     codes = levels + alphabet.largest
     if not alphabet.zeros:
         # 1 where the level is positive; arithmetic is faster than a mask.

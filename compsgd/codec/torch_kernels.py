@@ -14,14 +14,13 @@ from torch import Tensor
 from compsgd.codec.alphabet import (
     Alphabet,
     codes_to_levels,
-    levels_to_codes,
     magnitudes_to_codes,
     raised_levels,
 )
 from compsgd.codec.binning import discretise, discretise_sign, update_range
 from compsgd.codec.bit_packing import group_for, in_all_lanes
 from compsgd.codec.combine import Combine
-from compsgd.rng import break_zeros, spread_bits
+from compsgd.rng import spread_bits
 
 
 def range_codes(
@@ -130,10 +129,8 @@ def count(
         """
         raised = _add_up(raised, ballots, weights, alphabet)
         level_sum = raised - (num_voters * alphabet.largest).to(torch.int32)
-        result = combine.result(level_sum, num_voters)
-        spread = _spread(bits)
-        result = result if spread is None else break_zeros(result, spread)
-        return out.copy_(levels_to_codes(result, results))
+        result = combine.result(level_sum, num_voters).to(torch.int32)
+        return out.copy_(magnitudes_to_codes(result.abs(), result >> 31, _spread(bits), results))
 
     return count
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from compsgd.rng import (
     block_bits,
-    break_zeros,
     derive_key,
     gather_bits,
     random_bits,
@@ -71,13 +70,6 @@ def test_streams_are_no_permutation_of_each_other():
     assert len(set(counts)) > 50
     spread = torch.tensor(counts, dtype=torch.float64).std().item()
     assert 0.8 * 32 < spread < 1.2 * 32
-
-
-def test_break_zeros_touches_zeros_only():
-    levels = torch.tensor([-4, 0, 3, 0, 0, 1], dtype=torch.int16)
-    bits = random_bits(KEY, 50, 6)
-    broken = break_zeros(levels, bits)
-    assert torch.equal(broken, torch.where(levels == 0, bits.to(torch.int16) * 2 - 1, levels))
 
 
 @given(st.integers(0, 20_000), st.integers(1, 4))
