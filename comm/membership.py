@@ -1,6 +1,6 @@
 """A process's membership in the votes of a process group: settings, state, and the bytes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from compsgd.comm.traffic.cost import ring_all_reduce
 from compsgd.comm.traffic.ledger import Ledger, Purpose
 from compsgd.errors import PeerError, SettingError
 from compsgd.settings import VoteSettings
+from compsgd.voting.encoder import RangeEncoder
 
 Ranges = dict[str, Tensor]
 
@@ -98,7 +99,7 @@ class Membership:
         Raises:
             SettingError: of other settings, of other parameters, or of something else.
         """
-        settings, ranges, iteration = _parts_of(state_dict)
+        settings, ranges, iteration = _parts_of(state_dict, RangeEncoder.state_names(self.settings))
         for name, value in self.settings.lasting().items():
             saved = settings.get(name)
             if saved != value:
@@ -188,7 +189,7 @@ class Membership:
 
 
 def _check_size(ranges: Ranges, params: VotedParams) -> None:
-    numel = ranges["max"].numel()
+    numel = next(iter(ranges.values())).numel()
     if numel != params.layout.numel:
         raise SettingError(
             f"this range is of {numel} elements; these parameters have {params.layout.numel} to "
@@ -196,25 +197,26 @@ def _check_size(ranges: Ranges, params: VotedParams) -> None:
         )
 
 
-def _parts_of(state_dict: Any) -> tuple[dict[str, Any], Ranges | None, int]:
-    """Settings, ranges and iteration of a saved state; raises SettingError for anything else."""
+def _parts_of(state_dict: Any, names: Sequence[str]) -> tuple[dict[str, Any], Ranges | None, int]:
+    """Settings, ranges of these names, and iteration of a saved state; raises SettingError for
+    anything else."""
     if not isinstance(state_dict, dict) or not isinstance(state_dict.get("settings"), dict):
         raise SettingError("this state_dict has no settings: it is that of no vote")
     if not {"ranges", "iteration"} <= set(state_dict):
         raise SettingError("this state_dict has no ranges, or no iteration: it is that of no vote")
     ranges = state_dict["ranges"]
-    if ranges is not None and not _are_ranges(ranges):
-        raise SettingError("this state_dict's ranges are not two float32 vectors, max and min")
+    if ranges is not None and not _are_ranges(ranges, names):
+        raise SettingError(
+            f"this state_dict's ranges are not float32 vectors of one size, {' and '.join(names)}"
+        )
     iteration = check_integer("this state_dict's iteration", state_dict["iteration"], 0)
     return state_dict["settings"], ranges, iteration
 
 
-def _are_ranges(ranges: Any) -> bool:
-    if not isinstance(ranges, dict) or set(ranges) != {"max", "min"}:
+def _are_ranges(ranges: Any, names: Sequence[str]) -> bool:
+    if not isinstance(ranges, dict) or set(ranges) != set(names):
         return False
-    bounds = list(ranges.values())
-    return (
-        all(isinstance(one, Tensor) and one.dtype == torch.float32 for one in bounds)
-        and bounds[0].ndim == 1
-        and bounds[0].shape == bounds[1].shape
-    )
+    vectors = list(ranges.values())
+    return all(
+        isinstance(one, Tensor) and one.dtype == torch.float32 and one.ndim == 1 for one in vectors
+    ) and all(one.shape == vectors[0].shape for one in vectors)

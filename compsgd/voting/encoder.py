@@ -70,6 +70,11 @@ class RangeEncoder:
         self.state = state
         self._decays = decay_max, decay_min
 
+    @staticmethod
+    def state_names(settings: VoteSettings) -> tuple[str, ...]:
+        """What a worker remembers under these settings."""
+        return "max", "min"
+
     @classmethod
     def fresh(cls, numel: int, device: torch.device, settings: VoteSettings) -> "RangeEncoder":
         """Of a worker that has seen nothing."""

@@ -38,7 +38,7 @@ def test_arguments_out_of_bounds(arguments, message):
         ({"settings": None}, "no settings"),
         ({"iteration": -5}, "iteration is -5"),
         ({"iteration": "x"}, "iteration is 'x'"),
-        ({"ranges": {"max": torch.zeros(6)}}, "not two float32 vectors"),
+        ({"ranges": {"max": torch.zeros(6)}}, "not float32 vectors of one size, max and min"),
         ({"ranges": {"max": torch.zeros(5), "min": torch.zeros(5)}}, "5 elements.*have 6"),
         ({"settings": SAVED["settings"] | {"num_bits": 4}}, "num_bits=4; here it is 3"),
     ],
