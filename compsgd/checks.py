@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,13 +36,20 @@ def check_decay(name: str, value: object) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
-def check_lr(value: object) -> float:
+def check_fraction(name: str, value: object) -> float:
+    """A share of what was, kept from round to round: in [0, 1)."""
+    if not is_number(value) or not 0 <= float(np.float32(value)) < 1:  # type: ignore[arg-type]
+        raise SettingError(f"{name} is {value!r}; it must be a number in [0, 1)")
+    return float(value)  # type: ignore[arg-type]
+
+
+def check_lr(value: object, name: str = "lr") -> float:
     """A learning rate: 0, or one that is still above 0 and finite as float32, in which weights
     move. A tensor of one element is taken, too."""
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
     if not is_number(number) or not (number == 0 or _SMALLEST <= float(number) <= _LARGEST):  # type: ignore[arg-type]
         raise SettingError(
-            f"lr is {value!r}; it must be 0 or a number above 0, from {_SMALLEST:g} to {_LARGEST:g}"
+            f"{name} is {value!r}; it must be 0 or a number above 0, from {_SMALLEST:g} to {_LARGEST:g}"
         )
     return float(number)  # type: ignore[arg-type]
 

@@ -10,12 +10,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
 
-from compsgd.checks import check_choice, check_decay, check_flag, check_integer, is_number
+from compsgd.checks import (
+    check_choice,
+    check_decay,
+    check_flag,
+    check_fraction,
+    check_integer,
+    check_lr,
+    is_number,
+)
 from compsgd.codec.binning import BINNINGS
 from compsgd.codec.compiling import COMPILE_CHOICES
 from compsgd.errors import SettingError
 
 MEAN_ABS = "mean_abs"
+EXEMPT_OPTIMIZERS = ("adam", "sgd")
 _LARGEST_SCALE = 1e30
 
 _Client = TypeVar("_Client", bound=type)
@@ -70,6 +79,34 @@ class Decay:
 
     def check(self, name: str, value: object) -> float:
         return check_decay(name, value)
+
+
+@dataclass(frozen=True)
+class Fraction:
+    """A number in [0, 1)."""
+
+    def check(self, name: str, value: object) -> float:
+        return check_fraction(name, value)
+
+
+@dataclass(frozen=True)
+class Decoupled:
+    """A weight decay of AdamW's form: a number from 0 to `at_most`."""
+
+    at_most: float = 1e6
+
+    def check(self, name: str, value: object) -> float:
+        if not (is_number(value) and 0 <= value <= self.at_most):  # type: ignore[operator]
+            raise SettingError(f"{name} is {value!r}; it must be from 0 to {self.at_most:,g}")
+        return float(value)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class OptionalLr:
+    """A learning rate, or None."""
+
+    def check(self, name: str, value: object) -> float | None:
+        return None if value is None else check_lr(value, name)
 
 
 @dataclass(frozen=True)
@@ -151,6 +188,26 @@ class VoteSettings:
     decay_max: float = _setting(
         1.0, Decay(), "The same for the running maximum.", is_lasting=True, is_shared=False
     )
+    momentum: float = _setting(
+        0.0, Fraction(),
+        "Each worker's running mean of its gradient, u = momentum * u + (1 - momentum) * g, is "
+        "what becomes levels; 4 bytes a parameter and hosted worker. With sgd, the momentum of "
+        "torch.optim.SGD, on the mean gradient.",
+        is_lasting=True,
+    )  # fmt: skip
+    error_feedback: bool = _setting(
+        False, Flag(),
+        "Whether what discretising took from a gradient is added to the next one; 4 bytes a "
+        "parameter and hosted worker.",
+        is_lasting=True,
+    )  # fmt: skip
+    l2: float = _setting(
+        0.0, Decoupled(),
+        "Decoupled weight decay, as AdamW's: a step first multiplies parameters by 1 - lr * l2. "
+        "Parameter groups may differ in it.",
+    )  # fmt: skip
+    beta1: float = _setting(0.9, Fraction(), "Decay of Adam's first moment.", is_lasting=True)
+    beta2: float = _setting(0.99, Fraction(), "Decay of Adam's second moment.", is_lasting=True)
     rand_zero: bool = _setting(
         True, Flag(),
         "Whether a level 0 becomes -1 or +1 at random. Otherwise zeros are kept, at up to one "
@@ -175,6 +232,16 @@ class VoteSettings:
     exempt_1d: bool = _setting(
         False, Flag(), "Whether vectors and scalars (norms, biases) are averaged, too.",
         is_lasting=True,
+    )  # fmt: skip
+    exempt_optimizer: str = _setting(
+        "adam", Choice(EXEMPT_OPTIMIZERS),
+        "What moves exempt parameters by the mean gradient: adam with betas (0.9, 0.99), or sgd "
+        "with a momentum of 0.9.",
+        is_lasting=True,
+    )  # fmt: skip
+    exempt_lr: float | None = _setting(
+        None, OptionalLr(),
+        "The learning rate of exempt parameters; it follows the schedule of lr. None for lr.",
     )  # fmt: skip
     start_vote_iter: int = _setting(
         0, Integer(0), "Iterations before the first vote, with plain averages."
@@ -255,12 +322,19 @@ class VoteSettings:
 
 
 # Which settings mean something to which client.
-FLOAT_SETTINGS = ("strict", "timeout_s")
-SIGN_SETTINGS = ("rand_zero", "seed", "count_usages", "compile", *FLOAT_SETTINGS)
-LEVEL_SETTINGS = ("num_bits", "binning", "decay_min", "decay_max", *SIGN_SETTINGS)
+_EVERY_OPTIMIZER = ("l2", "strict", "timeout_s")
+SGD_SETTINGS = ("momentum", *_EVERY_OPTIMIZER)
+ADAMW_SETTINGS = ("beta1", "beta2", *_EVERY_OPTIMIZER)
+SIGN_SETTINGS = (
+    "momentum", "rand_zero", "min_compress_numel", "exempt_1d", "exempt_optimizer", "exempt_lr",
+    "seed", "count_usages", "compile", *_EVERY_OPTIMIZER,
+)  # fmt: skip
+LEVEL_SETTINGS = (
+    "num_bits", "binning", "decay_min", "decay_max", "error_feedback", *SIGN_SETTINGS,
+)  # fmt: skip
 AGGREGATOR_SETTINGS = (
-    "num_bits", "binning", "decay_min", "decay_max", "rand_zero", "scale", "exchange",
-    "min_compress_numel", "exempt_1d", "seed", "compile", "timeout_s",
+    "num_bits", "binning", "decay_min", "decay_max", "momentum", "error_feedback", "rand_zero",
+    "scale", "exchange", "min_compress_numel", "exempt_1d", "seed", "compile", "timeout_s",
 )  # fmt: skip
 HOOK_SETTINGS = (*AGGREGATOR_SETTINGS, "start_vote_iter")
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from compsgd.codec.compiling import Work
 from compsgd.optim.round_optimizer import ARGUMENTS, RoundOptimizer
 from compsgd.settings import (
-    FLOAT_SETTINGS,
     LEVEL_SETTINGS,
+    SGD_SETTINGS,
     SIGN_SETTINGS,
     VoteSettings,
     takes_settings,
@@ -15,7 +15,7 @@ from compsgd.voting.aggregator import Aggregator
 from compsgd.voting.float_aggregator import FloatAggregator
 
 
-@takes_settings(*FLOAT_SETTINGS, arguments=ARGUMENTS)
+@takes_settings(*SGD_SETTINGS, arguments=ARGUMENTS)
 class SGD(RoundOptimizer):
     """Plain SGD on the mean of all workers' gradients: the float32 baseline.
 
@@ -44,7 +44,7 @@ class SGD(RoundOptimizer):
         [-1.0, -0.5]
     """
 
-    known_settings = FLOAT_SETTINGS
+    known_settings = SGD_SETTINGS
 
     @classmethod
     def work(cls, settings: VoteSettings, device_type: str) -> Work | None:
