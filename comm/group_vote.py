@@ -21,7 +21,7 @@ from compsgd.gradient import Gradient, GradientPart
 from compsgd.layout import FlatLayout, Span, Workspace
 from compsgd.settings import VoteSettings
 from compsgd.voting.aggregator import LevelAggregator, Outcome
-from compsgd.voting.encoder import RangeEncoder
+from compsgd.voting.encoder import WorkerEncoder
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class GroupVote:
         self._params = params
         self._collectives = collectives
         self._exchange = build_exchange(settings.exchange, collectives)
-        self._encoder = RangeEncoder.fresh(params.layout.numel, params.device, settings)
+        self._encoder = WorkerEncoder.fresh(params.layout.numel, params.device, settings)
         alphabet = ballot_alphabet(settings.num_bits, not settings.rand_zero)
         self._work = Work(alphabet, settings.binning, VOTE, params.device.type)
         self._workspace = Workspace()
@@ -76,7 +76,7 @@ class GroupVote:
         """Takes over what `ranges` returned, for the same parameters; None for a range that has
         seen nothing."""
         numel, device = self._params.layout.numel, self._params.device
-        fresh = RangeEncoder.fresh(numel, device, self._settings).state
+        fresh = WorkerEncoder.fresh(numel, device, self._settings).state
         for name, values in self._encoder.state.items():
             values.copy_((ranges or fresh)[name])
 
@@ -171,7 +171,7 @@ class GroupVote:
         if self._factor is not None:
             return [self._factor] * len(codes)
         totals = aggregator.codec.level_magnitudes(codes)
-        means = aggregator.mean_magnitudes(outcome).tolist()
+        means = aggregator.median_magnitudes(outcome).tolist()
         return [
             mean * its_codes.numel() / total if total else 0.0
             for mean, its_codes, total in zip(means, codes, totals, strict=True)

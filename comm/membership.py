@@ -18,7 +18,7 @@ from compsgd.comm.traffic.cost import ring_all_reduce
 from compsgd.comm.traffic.ledger import Ledger, Purpose
 from compsgd.errors import PeerError, SettingError
 from compsgd.settings import VoteSettings
-from compsgd.voting.encoder import RangeEncoder
+from compsgd.voting.encoder import WorkerEncoder
 
 Ranges = dict[str, Tensor]
 
@@ -99,7 +99,9 @@ class Membership:
         Raises:
             SettingError: of other settings, of other parameters, or of something else.
         """
-        settings, ranges, iteration = _parts_of(state_dict, RangeEncoder.state_names(self.settings))
+        settings, ranges, iteration = _parts_of(
+            state_dict, WorkerEncoder.state_names(self.settings)
+        )
         for name, value in self.settings.lasting().items():
             saved = settings.get(name)
             if saved != value:

@@ -35,7 +35,7 @@ class VotedParams:
         self._place: dict[int, int | None] = {}
         sizes: list[int] = []
         for param in self.all:
-            is_voted = _is_voted_on(settings, param)
+            is_voted = param.numel() > 0 and not settings.exempts(param)
             self._place[id(param)] = len(sizes) if is_voted else None
             if is_voted:
                 sizes.append(param.numel())
@@ -110,8 +110,3 @@ def _trained(params: Iterable[Tensor]) -> list[Tensor]:
     if not trained:
         raise SettingError("no parameter needs a gradient: there is nothing to vote on")
     return trained
-
-
-def _is_voted_on(settings: VoteSettings, param: Tensor) -> bool:
-    is_exempt = settings.exempt_1d and param.ndim <= 1
-    return param.numel() >= max(1, settings.min_compress_numel) and not is_exempt

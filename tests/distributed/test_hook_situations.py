@@ -118,7 +118,7 @@ def test_exempt_parameters():
 
 
 @on_ranks(2, 4)
-def test_mean_magnitudes():
+def test_median_magnitudes():
     """scale="mean_abs": each tensor's mean magnitude is the mean of the workers'."""
     rank, size = dist.get_rank(), dist.get_world_size()
     hooked, plain = DistributedDataParallel(model()), model()
@@ -140,7 +140,7 @@ def test_mean_magnitudes():
 
 
 @on_ranks(2, 4)
-def test_mean_magnitudes_in_buckets():
+def test_median_magnitudes_in_buckets():
     """They do not depend on how parameters are joined in buckets."""
     nets = [DistributedDataParallel(model(), bucket_cap_mb=size) for size in (25, 0.01)]
     for net in nets:

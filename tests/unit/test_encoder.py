@@ -10,7 +10,7 @@ from compsgd.codec.registry import codec_for
 from compsgd.gradient import Gradient, GradientPart
 from compsgd.layout import FlatLayout, Span
 from compsgd.rng import BitStream, derive_key, random_bits
-from compsgd.voting.encoder import RangeEncoder, SignEncoder
+from compsgd.voting.encoder import WorkerEncoder
 
 CPU = torch.device("cpu")
 NUMEL = 6
@@ -41,7 +41,11 @@ def levels_of(encoder, gradient, num_bits=3, bits=None, compile="off"):
 
 
 def range_encoder(**settings):
-    return RangeEncoder.fresh(NUMEL, CPU, VoteSettings(**settings))
+    return WorkerEncoder.fresh(NUMEL, CPU, VoteSettings(**settings))
+
+
+def sign_encoder(**settings):
+    return WorkerEncoder.fresh(NUMEL, CPU, VoteSettings(**settings), has_range=False)
 
 
 def test_a_fresh_range_has_seen_nothing():
@@ -73,7 +77,7 @@ def test_each_decay_is_of_its_own_bound():
 @pytest.mark.parametrize("kind", ["signs", "range"])
 def test_level_0_is_broken_as_its_bit_says(kind, compile):
     bits = BitStream(derive_key(0, "test"), start=3)
-    encoder = SignEncoder() if kind == "signs" else range_encoder()
+    encoder = sign_encoder() if kind == "signs" else range_encoder()
     num_bits = 1 if kind == "signs" else 3
     found = levels_of(encoder, gradient_of([0.0] * NUMEL), num_bits, bits, compile)
     expected = random_bits(bits.key, bits.start, NUMEL)
@@ -82,7 +86,7 @@ def test_level_0_is_broken_as_its_bit_says(kind, compile):
 
 
 def test_signs_remember_nothing():
-    encoder = SignEncoder()
+    encoder = sign_encoder()
     assert levels_of(encoder, gradient_of(SECOND), num_bits=1) == [1, -1, 1, 0, 1, 1]
     assert encoder.state == {}
     assert encoder.part(Span(1, 2)).state == {}
