@@ -18,6 +18,7 @@ from torch import Tensor
 from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.workers.failures import RunError
 from compsgd.workers.report.progress import Step
+from compsgd.workers.train.duration import Duration
 from compsgd.workers.train.scores import Score
 
 FOLDER = "tensorboard"
@@ -28,17 +29,14 @@ class TensorBoard:
 
     Per step: loss and accuracy of the first worker's batch here, gradient bytes, how many workers
     took part, and what --diagnose has found. Per epoch: loss and accuracy on both splits, the
-    range, and the bin usage of the epoch's updates.
+    range, and the bin usage of the epoch's updates. With --evaluate_every the test split has its
+    own steps.
     """
 
-    def __init__(self, folder: Path, num_rounds: int) -> None:
-        """
-        Args:
-            folder: of the cell.
-            num_rounds: of an epoch.
-        """
+    def __init__(self, folder: Path, duration: Duration) -> None:
+        """Args: folder: of the cell."""
         self._folder = folder
-        self._num_rounds = num_rounds
+        self._duration = duration
         self._first_step = 1
         self._open_writer: Any = None
 
@@ -56,7 +54,7 @@ class TensorBoard:
                 self._open_writer.close()
 
     def resume(self, epoch: int, round_: int) -> None:
-        self._first_step = epoch * self._num_rounds + round_ + 1
+        self._first_step = epoch * self._duration.rounds_per_epoch + round_ + 1
 
     def step(self, step: Step, optimizer: RoundOptimizer) -> None:
         with self._writer() as writer:
@@ -71,12 +69,18 @@ class TensorBoard:
                 majority = step.finding.mean_majority
                 writer.add_scalar("diagnosis/mean_majority", majority, optimizer.round)
 
-    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
-        scalars = {f"loss/{name}": score.loss for name, score in (("train", train), ("test", test))}
-        scalars |= {"accuracy/train": train.accuracy, "accuracy/test": test.accuracy}
+    def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
+        with self._writer() as writer:
+            for tag, value in _scalars("test", test).items():
+                writer.add_scalar(tag, value, optimizer.round)
+
+    def epoch(
+        self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
+    ) -> None:
+        scalars = _scalars("train", train) | ({} if test is None else _scalars("test", test))
         if optimizer.keeps_range:
             scalars |= range_statistics(optimizer)
-        counts = optimizer.bin_counts[-self._num_rounds :]
+        counts = optimizer.bin_counts[-self._duration.rounds_of(epoch) :]
         with self._writer() as writer:
             for tag, value in scalars.items():
                 writer.add_scalar(tag, value, optimizer.round)
@@ -101,6 +105,10 @@ class TensorBoard:
             yield
         except OSError as error:
             raise RunError(f"cannot write to {self._folder}: {error.strerror or error}") from error
+
+
+def _scalars(split: str, score: Score) -> dict[str, float]:
+    return {f"loss/{split}": score.loss, f"accuracy/{split}": score.accuracy}
 
 
 def range_statistics(optimizer: RoundOptimizer) -> dict[str, float]:
