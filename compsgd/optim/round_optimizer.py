@@ -261,7 +261,7 @@ class RoundOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._refresh()
-        if self.aggregator.is_empty:
+        if self._main.aggregator.is_empty:
             self._compress_alone()
         outcomes = {
             name: share.aggregator.aggregate(self.round) for name, share in self._shares.items()
@@ -407,11 +407,6 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     # Inside.
 
-    @property
-    def _main(self) -> ParamShare:
-        """The parameters that are voted on, or all of an optimizer that votes on none."""
-        return self._shares[MAIN]
-
     @functools.cached_property
     def _fixed(self) -> dict[str, Any]:
         """The settings that saved state depends on: they stand in every parameter group, and cannot
@@ -427,6 +422,8 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._device = self._parameters[0].device if self._parameters else torch.device("cpu")
         self._sizes = [parameter.numel() for parameter in self._parameters]
         self._shares = self._make_shares()
+        # The parameters that are voted on, or all of an optimizer that votes on none.
+        self._main = self._shares[MAIN]
         remembered = {
             index: state
             for share in self._shares.values()

@@ -22,6 +22,7 @@ COVERED = {
     "compsgd/files": ("unit/test_history.py", "what it writes are histories"),
     "compsgd/history/axes": ("commands/test_plot_command.py", "what a line is drawn of"),
     "compsgd/history/histories": ("unit/test_history.py", "the package has the name"),
+    "compsgd/optim/param_share": ("unit/test_exempt.py", "what goes through a round together"),
     "compsgd/optim/round_optimizer": ("unit/test_optimizers.py", "base of all optimizers"),
     "compsgd/voting/exchange": ("unit/test_optimizers.py", "workers in one process"),
     "compsgd/voting/float_aggregator": ("unit/test_optimizers.py", "the rounds of SGD"),
