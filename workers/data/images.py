@@ -1,4 +1,4 @@
-"""Data sets as tensors in memory, and which batch goes to which worker."""
+"""Data sets of labelled images as tensors in memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compsgd.rng import derive_key
 from compsgd.workers.data.data_files import check_data_files
+from compsgd.workers.data.splits import Dataset, ImageFormat, sha256_of
 from compsgd.workers.failures import RunError, UsageError
+
+NUM_CLASSES = 10
 
 
 @dataclass(frozen=True)
-class Split:
+class ImageSplit:
     """Labelled images.
 
     Attributes:
@@ -27,6 +29,7 @@ class Split:
     images: Tensor
     labels: Tensor
     largest: int
+    counted = "images"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,40 +39,17 @@ class Split:
         images = self.images[index].to(device, torch.float32).div_(self.largest)
         return images, self.labels[index].to(device)
 
-
-@dataclass(frozen=True)
-class Dataset:
-    train: Split
-    test: Split
-    num_classes: int
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+    def digest(self) -> str:
+        return sha256_of(self.images, self.labels)
 
 
-def load_dataset(name: str, root: Path, download: bool) -> Dataset:
-    """Loads a data set of DATASETS.
-
-    Args:
-        name: which one.
-        root: the folder that torchvision keeps its files in; `digits` needs none.
-        download: whether files that are missing may be downloaded, verified and unpacked there.
-
-    Raises:
-        UsageError: it is not there and must not be downloaded.
-        RunError: the download failed, or a file is damaged.
-    """
-    return _LOADERS[name](root, download)
-
-
-def _digits(root: Path, download: bool) -> Dataset:
+def load_digits(root: Path, download: bool) -> Dataset:
+    """Those of scikit-learn, which come with it."""
     # Seconds that other data sets should not cost; so is torchvision below.
-    from sklearn.datasets import load_digits
+    from sklearn import datasets
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
+    digits = datasets.load_digits()
     images = digits.images.astype(np.uint8)[:, None]
     # A fixed split, the same for every seed, so that runs can be compared.
     train_images, test_images, train_labels, test_labels = train_test_split(
@@ -79,21 +59,26 @@ def _digits(root: Path, download: bool) -> Dataset:
         random_state=0,
         stratify=digits.target,
     )
-    return Dataset(
-        Split(torch.from_numpy(train_images), torch.from_numpy(train_labels), largest=16),
-        Split(torch.from_numpy(test_images), torch.from_numpy(test_labels), largest=16),
-        NUM_CLASSES,
+    return _dataset(
+        ImageSplit(torch.from_numpy(train_images), torch.from_numpy(train_labels), largest=16),
+        ImageSplit(torch.from_numpy(test_images), torch.from_numpy(test_labels), largest=16),
     )
 
 
-def _torchvision_loader(name: str) -> Callable[[Path, bool], Dataset]:
+def torchvision_loader(name: str) -> Callable[[Path, bool], Dataset]:
+    """What loads a data set of torchvision.
+
+    Args:
+        name: of its class.
+    """
+
     def load(root: Path, download: bool) -> Dataset:
         import torchvision
 
         source = getattr(torchvision.datasets, name)
         train, test = (_read(source, name, root, part, download) for part in (True, False))
         check_data_files(name, root)
-        return Dataset(_as_split(train), _as_split(test), NUM_CLASSES)
+        return _dataset(_as_split(train), _as_split(test))
 
     return load
 
@@ -114,61 +99,13 @@ def _read(source: Any, name: str, root: Path, train: bool, download: bool) -> An
         ) from error
 
 
-def _as_split(source: Any) -> Split:
+def _as_split(source: Any) -> ImageSplit:
     images = torch.as_tensor(source.data)
     # (n, height, width) or (n, height, width, channels)
     images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
-    return Split(images, torch.as_tensor(source.targets, dtype=torch.int64), largest=255)
+    return ImageSplit(images, torch.as_tensor(source.targets, dtype=torch.int64), largest=255)
 
 
-_LOADERS: dict[str, Callable[[Path, bool], Dataset]] = {
-    "digits": _digits,
-    "MNIST": _torchvision_loader("MNIST"),
-    "FashionMNIST": _torchvision_loader("FashionMNIST"),
-    "CIFAR10": _torchvision_loader("CIFAR10"),
-}
-DATASETS = tuple(_LOADERS)
-IMAGE_SHAPES = {
-    "digits": (1, 8, 8),
-    "MNIST": (1, 28, 28),
-    "FashionMNIST": (1, 28, 28),
-    "CIFAR10": (3, 32, 32),
-}
-NUM_CLASSES = 10
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """Which images are in batch i of an epoch; batch i goes to worker i mod N."""
-
-    num_images: int
-    batch_size: int
-    num_workers: int
-    seed: int
-    shuffle: bool
-
-    @property
-    def num_batches(self) -> int:
-        return -(-self.num_images // self.batch_size)
-
-    @property
-    def num_rounds(self) -> int:
-        return -(-self.num_batches // self.num_workers)
-
-    @property
-    def smallest_batch(self) -> int:
-        return self.num_images - (self.num_batches - 1) * self.batch_size
-
-    def order(self, epoch: int) -> Tensor:
-        """The images of an epoch in their order; int64, shape (num_images,)."""
-        if not self.shuffle:
-            return torch.arange(self.num_images)
-        generator = torch.Generator().manual_seed(derive_key(self.seed, "shuffle", epoch))
-        return torch.randperm(self.num_images, generator=generator)
-
-    def batch(self, order: Tensor, round_: int, worker: int) -> Tensor | None:
-        """The images of a worker's batch in a round of the epoch, or None if none is left."""
-        index = round_ * self.num_workers + worker
-        if index >= self.num_batches:
-            return None
-        return order[index * self.batch_size : (index + 1) * self.batch_size]
+def _dataset(train: ImageSplit, test: ImageSplit) -> Dataset:
+    channels, height, width = train.images.shape[1:]
+    return Dataset(train, test, ImageFormat((channels, height, width), NUM_CLASSES))
