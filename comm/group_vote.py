@@ -16,12 +16,14 @@ from compsgd.codec.compiling import Work
 from compsgd.comm.exchanges import build_exchange
 from compsgd.comm.group.averaging import average, start_average_of_finite
 from compsgd.comm.group.collectives import Collectives
-from compsgd.comm.parameters import VotedParams
+from compsgd.comm.parameters import Place, VotedParams
 from compsgd.gradient import Gradient, GradientPart
 from compsgd.layout import FlatLayout, Span, Workspace
 from compsgd.settings import VoteSettings
 from compsgd.voting.aggregator import LevelAggregator, Outcome
-from compsgd.voting.encoder import RangeEncoder
+from compsgd.voting.encoder import WorkerEncoder
+
+EXEMPT_MOMENTUM = "exempt_momentum"
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,12 @@ class ParamGradient:
 
     Attributes:
         values: what is overwritten.
-        place: the parameter's number among those that are voted on; None if it is averaged.
+        place: where the parameter stands.
         is_present: whether it has got a gradient here; otherwise `values` is 0.
     """
 
     values: Tensor
-    place: int | None
+    place: Place
     is_present: bool
 
 
@@ -56,7 +58,8 @@ class GroupVote:
         self._params = params
         self._collectives = collectives
         self._exchange = build_exchange(settings.exchange, collectives)
-        self._encoder = RangeEncoder.fresh(params.layout.numel, params.device, settings)
+        self._encoder = WorkerEncoder.fresh(params.layout.numel, params.device, settings)
+        self._exempt_momentum = _exempt_momentum(settings, params)
         alphabet = ballot_alphabet(settings.num_bits, not settings.rand_zero)
         self._work = Work(alphabet, settings.binning, VOTE, params.device.type)
         self._workspace = Workspace()
@@ -67,18 +70,22 @@ class GroupVote:
     def world_size(self) -> int:
         return self._collectives.world_size
 
-    def ranges(self) -> dict[str, Tensor]:
-        """A copy of this process's range, on the CPU; `max` and `min`, flat float32, over the
-        parameters that are voted on."""
-        return {name: values.cpu().clone() for name, values in self._encoder.state.items()}
+    def memory(self) -> dict[str, Tensor]:
+        """A copy of what this process remembers, on the CPU; flat float32 vectors by name."""
+        return {name: values.cpu().clone() for name, values in self._remembered.items()}
 
-    def load_ranges(self, ranges: dict[str, Tensor] | None) -> None:
-        """Takes over what `ranges` returned, for the same parameters; None for a range that has
-        seen nothing."""
-        numel, device = self._params.layout.numel, self._params.device
-        fresh = RangeEncoder.fresh(numel, device, self._settings).state
-        for name, values in self._encoder.state.items():
-            values.copy_((ranges or fresh)[name])
+    def load_memory(self, memory: dict[str, Tensor] | None) -> None:
+        """Takes over what `memory` returned, for the same parameters; None for one that has seen
+        nothing."""
+        found = memory or _fresh_memory(self._settings, self._params)
+        for name, values in self._remembered.items():
+            values.copy_(found[name])
+
+    @property
+    def _remembered(self) -> dict[str, Tensor]:
+        if self._exempt_momentum is None:
+            return self._encoder.state
+        return {**self._encoder.state, EXEMPT_MOMENTUM: self._exempt_momentum}
 
     def is_present_anywhere(self, gradients: Sequence[ParamGradient]) -> list[bool]:
         """Of each, whether some process has it. A byte a tensor to every other process."""
@@ -91,8 +98,8 @@ class GroupVote:
         """Some of a step's gradients; all processes hand over the same parameters in the same
         order.
 
-        1. The mean of exempt ones is started. 2. Neighbours are voted on together. 3. The mean is
-        waited for.
+        1. Exempt ones become their running means, and the mean of all processes' is started.
+        2. Neighbours are voted on together. 3. The mean is waited for.
 
         Args:
             gradients: overwritten. Where nobody has a gradient, by 0.
@@ -101,7 +108,9 @@ class GroupVote:
         if round_ < 0:
             average([gradient.values for gradient in gradients], self._collectives)
             return
-        averaged = [gradient.values for gradient in gradients if gradient.place is None]
+        exempt = [gradient for gradient in gradients if not gradient.place.is_voted]
+        self._smooth(exempt)
+        averaged = [gradient.values for gradient in exempt]
         finish_average = start_average_of_finite(averaged, self._collectives)
         for neighbours in _neighbours(gradients):
             self._vote_on(neighbours, round_)
@@ -115,6 +124,20 @@ class GroupVote:
             span: one for span, one in self._aggregators.items() if span in self._used
         }
         self._used = set()
+
+    def _smooth(self, exempt: Sequence[ParamGradient]) -> None:
+        """The running mean that levels are made of takes the place of exempt gradients, too. What
+        is not finite stays, and leaves it as it was."""
+        if self._exempt_momentum is None or not _are_finite([one.values for one in exempt]):
+            return
+        beta = torch.tensor(self._settings.momentum, dtype=torch.float32)
+        complement = torch.tensor(1.0 - self._settings.momentum, dtype=torch.float32)
+        for gradient in exempt:
+            if gradient.is_present:
+                span = self._params.exempt_layout.spans[gradient.place.number]
+                mean = self._exempt_momentum[span.slice].view(gradient.values.shape)
+                mean.copy_(mean * beta + gradient.values.float() * complement)
+                gradient.values.copy_(mean)
 
     def _vote_on(self, neighbours: Sequence[ParamGradient], round_: int) -> None:
         """One vote, on parameters that are neighbours."""
@@ -171,7 +194,7 @@ class GroupVote:
         if self._factor is not None:
             return [self._factor] * len(codes)
         totals = aggregator.codec.level_magnitudes(codes)
-        means = aggregator.mean_magnitudes(outcome).tolist()
+        means = aggregator.median_magnitudes(outcome).tolist()
         return [
             mean * its_codes.numel() / total if total else 0.0
             for mean, its_codes, total in zip(means, codes, totals, strict=True)
@@ -179,9 +202,7 @@ class GroupVote:
 
     def _aggregator(self, neighbours: Sequence[ParamGradient]) -> LevelAggregator:
         """The one for these parameters."""
-        first, last = neighbours[0].place, neighbours[-1].place
-        assert first is not None
-        assert last is not None
+        first, last = neighbours[0].place.number, neighbours[-1].place.number
         spans = self._params.layout.spans
         span = Span(spans[first].start, spans[last].end)
         self._used.add(span)
@@ -200,12 +221,36 @@ class GroupVote:
         return self._aggregators[span]
 
 
+def memory_sizes(settings: VoteSettings, params: VotedParams) -> dict[str, int]:
+    """What a process remembers: elements by name."""
+    sizes = dict.fromkeys(WorkerEncoder.state_names(settings), params.layout.numel)
+    if settings.momentum and params.exempt_layout.numel:
+        sizes[EXEMPT_MOMENTUM] = params.exempt_layout.numel
+    return sizes
+
+
+def _fresh_memory(settings: VoteSettings, params: VotedParams) -> dict[str, Tensor]:
+    device = torch.device("cpu")
+    memory = WorkerEncoder.fresh(params.layout.numel, device, settings).state
+    numel = memory_sizes(settings, params).get(EXEMPT_MOMENTUM, 0)
+    return {**memory, EXEMPT_MOMENTUM: torch.zeros(numel)}
+
+
+def _exempt_momentum(settings: VoteSettings, params: VotedParams) -> Tensor | None:
+    numel = memory_sizes(settings, params).get(EXEMPT_MOMENTUM)
+    return None if numel is None else torch.zeros(numel, device=params.device)
+
+
+def _are_finite(tensors: Sequence[Tensor]) -> bool:
+    return all(bool(one.isfinite().all()) for one in tensors)
+
+
 def _neighbours(gradients: Sequence[ParamGradient]) -> list[list[ParamGradient]]:
     """Those that are voted on in model order, cut where they are no neighbours there."""
-    by_place = {one.place: one for one in gradients if one.place is not None}
+    by_number = {one.place.number: one for one in gradients if one.place.is_voted}
     found: list[list[ParamGradient]] = []
-    for place in sorted(by_place):
-        if place - 1 not in by_place:
+    for index in sorted(by_number):
+        if index - 1 not in by_number:
             found.append([])
-        found[-1].append(by_place[place])
+        found[-1].append(by_number[index])
     return found

@@ -12,15 +12,15 @@ from compsgd.checks import check_integer
 from compsgd.comm.exchanges import check_exchange, joined_group
 from compsgd.comm.group.agreement import check_agreement
 from compsgd.comm.group.collectives import Collectives
-from compsgd.comm.group_vote import GroupVote
+from compsgd.comm.group_vote import EXEMPT_MOMENTUM, GroupVote, memory_sizes
 from compsgd.comm.parameters import VotedParams
 from compsgd.comm.traffic.cost import ring_all_reduce
 from compsgd.comm.traffic.ledger import Ledger, Purpose
 from compsgd.errors import PeerError, SettingError
 from compsgd.settings import VoteSettings
-from compsgd.voting.encoder import RangeEncoder
+from compsgd.voting.encoder import WorkerEncoder
 
-Ranges = dict[str, Tensor]
+Memory = dict[str, Tensor]
 
 
 class Membership:
@@ -45,20 +45,20 @@ class Membership:
         self.iteration = 0
         self.ledger = Ledger.short()
         self.params: VotedParams | None = None
-        self._saved: Ranges | None = None
+        self._saved: Memory | None = None
         self._vote: GroupVote | None = None
 
     def set_params(self, params: Iterable[Tensor]) -> VotedParams:
-        """The model's parameters. Set anew, they keep the range if it is of their size.
+        """The model's parameters. Set anew, they keep the memory if it is of their size.
 
         Raises:
-            SettingError: no parameters that can be voted on, or a range of another size.
+            SettingError: no parameters that can be voted on, or memory of another size.
         """
         known = VotedParams(self.settings, params)
-        ranges = self.ranges()
-        if ranges is not None:
-            _check_size(ranges, known)
-        self._saved, self._vote = ranges, None
+        memory = self.memory()
+        if memory is not None:
+            _check_fits(memory, self.settings, known)
+        self._saved, self._vote = memory, None
         self.params = known
         return known
 
@@ -77,19 +77,19 @@ class Membership:
                     "params=model.parameters(), or use compsgd.comm.register_vote_hook(ddp)"
                 )
             self._vote = GroupVote(self.settings, self.params, self._join(self.params))
-            self._vote.load_ranges(self._saved)
+            self._vote.load_memory(self._saved)
             self._saved = None
         return self._vote
 
-    def ranges(self) -> Ranges | None:
-        """This process's range; None as long as there is none."""
-        return self._saved if self._vote is None else self._vote.ranges()
+    def memory(self) -> Memory | None:
+        """What this process remembers; None as long as there is nothing."""
+        return self._saved if self._vote is None else self._vote.memory()
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's: the iteration, the range, and the settings that they belong to."""
+        """This rank's: the iteration, the memory, and the settings that they belong to."""
         return {
             "iteration": self.iteration,
-            "ranges": self.ranges(),
+            "memory": self.memory(),
             "settings": self.settings.lasting(),
         }
 
@@ -99,24 +99,26 @@ class Membership:
         Raises:
             SettingError: of other settings, of other parameters, or of something else.
         """
-        settings, ranges, iteration = _parts_of(state_dict, RangeEncoder.state_names(self.settings))
+        settings, memory, iteration = _parts_of(
+            state_dict, WorkerEncoder.state_names(self.settings)
+        )
         for name, value in self.settings.lasting().items():
             saved = settings.get(name)
             if saved != value:
                 raise SettingError(
                     f"this state_dict was saved with {name}={saved!r}; here it is {value!r}"
                 )
-        if ranges is not None and self.params is not None:
-            _check_size(ranges, self.params)
+        if memory is not None and self.params is not None:
+            _check_fits(memory, self.settings, self.params)
         self.iteration = iteration
         if self._vote is None:
-            self._saved = ranges
+            self._saved = memory
         else:
-            self._vote.load_ranges(ranges)
+            self._vote.load_memory(memory)
 
-    def restore(self, iteration: int, ranges: Ranges | None) -> None:
+    def restore(self, iteration: int, memory: Memory | None) -> None:
         """What another process, or an earlier one, has kept."""
-        self.iteration, self._saved = iteration, ranges
+        self.iteration, self._saved = iteration, memory
 
     @property
     def bytes_per_step(self) -> float:
@@ -188,35 +190,37 @@ class Membership:
         }
 
 
-def _check_size(ranges: Ranges, params: VotedParams) -> None:
-    numel = next(iter(ranges.values())).numel()
-    if numel != params.layout.numel:
-        raise SettingError(
-            f"this range is of {numel} elements; these parameters have {params.layout.numel} to "
-            "vote on"
-        )
+def _check_fits(memory: Memory, settings: VoteSettings, params: VotedParams) -> None:
+    for name, numel in memory_sizes(settings, params).items():
+        found = memory[name].numel() if name in memory else 0
+        if found != numel:
+            raise SettingError(
+                f"this state's {name} is of {found} elements; these parameters have {numel}"
+            )
 
 
-def _parts_of(state_dict: Any, names: Sequence[str]) -> tuple[dict[str, Any], Ranges | None, int]:
-    """Settings, ranges of these names, and iteration of a saved state; raises SettingError for
-    anything else."""
+def _parts_of(state_dict: Any, names: Sequence[str]) -> tuple[dict[str, Any], Memory | None, int]:
+    """Settings, memory of at least these names, and iteration of a saved state; raises SettingError
+    for anything else."""
     if not isinstance(state_dict, dict) or not isinstance(state_dict.get("settings"), dict):
         raise SettingError("this state_dict has no settings: it is that of no vote")
-    if not {"ranges", "iteration"} <= set(state_dict):
-        raise SettingError("this state_dict has no ranges, or no iteration: it is that of no vote")
-    ranges = state_dict["ranges"]
-    if ranges is not None and not _are_ranges(ranges, names):
+    if not {"memory", "iteration"} <= set(state_dict):
+        raise SettingError("this state_dict has no memory, or no iteration: it is that of no vote")
+    memory = state_dict["memory"]
+    if memory is not None and not _is_memory(memory, names):
         raise SettingError(
-            f"this state_dict's ranges are not float32 vectors of one size, {' and '.join(names)}"
+            f"this state_dict's memory is not float32 vectors named {', '.join(names)}"
         )
     iteration = check_integer("this state_dict's iteration", state_dict["iteration"], 0)
-    return state_dict["settings"], ranges, iteration
+    return state_dict["settings"], memory, iteration
 
 
-def _are_ranges(ranges: Any, names: Sequence[str]) -> bool:
-    if not isinstance(ranges, dict) or set(ranges) != set(names):
-        return False
-    vectors = list(ranges.values())
-    return all(
-        isinstance(one, Tensor) and one.dtype == torch.float32 and one.ndim == 1 for one in vectors
-    ) and all(one.shape == vectors[0].shape for one in vectors)
+def _is_memory(memory: Any, names: Sequence[str]) -> bool:
+    return (
+        isinstance(memory, dict)
+        and set(names) <= set(memory) <= {*names, EXEMPT_MOMENTUM}
+        and all(
+            isinstance(one, Tensor) and one.dtype == torch.float32 and one.ndim == 1
+            for one in memory.values()
+        )
+    )

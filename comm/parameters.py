@@ -3,6 +3,7 @@ got a gradient."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +13,20 @@ from compsgd.layout import FlatLayout
 from compsgd.settings import VoteSettings
 
 
+class Place(NamedTuple):
+    """Of a parameter: its number among those that are voted on, or among those that are exempt."""
+
+    is_voted: bool
+    number: int
+
+
 class VotedParams:
     """The parameters that need a gradient, in model order.
 
     Attributes:
-        all: those that are voted on, and those that are averaged.
+        all: those that are voted on, and those that are exempt.
         layout: where the former stand in their flat vector.
+        exempt_layout: where the latter stand in theirs.
         device: where all of them are.
     """
 
@@ -32,26 +41,26 @@ class VotedParams:
             names = ", ".join(sorted(map(str, devices)))
             raise SettingError(f"the parameters lie on {names}; the vote needs them on one device")
         (self.device,) = devices
-        self._place: dict[int, int | None] = {}
-        sizes: list[int] = []
+        self._places: dict[int, Place] = {}
+        sizes: dict[bool, list[int]] = {True: [], False: []}
         for param in self.all:
-            is_voted = _is_voted_on(settings, param)
-            self._place[id(param)] = len(sizes) if is_voted else None
-            if is_voted:
-                sizes.append(param.numel())
-        self.layout = FlatLayout(sizes)
+            is_voted = param.numel() > 0 and not settings.exempts(param)
+            self._places[id(param)] = Place(is_voted, len(sizes[is_voted]))
+            sizes[is_voted].append(param.numel())
+        self.layout = FlatLayout(sizes[True])
+        self.exempt_layout = FlatLayout(sizes[False])
 
-    def place(self, param: Tensor) -> int | None:
-        """Its number among those that are voted on; None where it is averaged.
+    def place(self, param: Tensor) -> Place:
+        """Where it stands.
 
         Raises:
             SettingError: it is none of them.
         """
-        if id(param) not in self._place:
+        if id(param) not in self._places:
             raise SettingError(
                 f"a parameter of shape {tuple(param.shape)} is not among the params of this vote"
             )
-        return self._place[id(param)]
+        return self._places[id(param)]
 
     def digest(self) -> str:
         """Of their order, shapes and types."""
@@ -110,8 +119,3 @@ def _trained(params: Iterable[Tensor]) -> list[Tensor]:
     if not trained:
         raise SettingError("no parameter needs a gradient: there is nothing to vote on")
     return trained
-
-
-def _is_voted_on(settings: VoteSettings, param: Tensor) -> bool:
-    is_exempt = settings.exempt_1d and param.ndim <= 1
-    return param.numel() >= max(1, settings.min_compress_numel) and not is_exempt

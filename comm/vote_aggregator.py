@@ -20,10 +20,11 @@ class VoteAggregator:
 
     What DistributedDataParallel's hook does to gradients, for a loop of one's own and any
     optimizer: the parameters start alike on all processes, each computes gradients on its own
-    batch, and `aggregate` votes on them. An element-wise range costs 8 bytes a parameter.
+    batch, and `aggregate` votes on them. What it remembers costs 8 bytes a parameter that is
+    voted on for the range, and 4 each for momentum and error feedback.
 
     Source:
-        design, sections 2 and 5.
+        design, sections 2, 2b and 5.
 
     Args:
         params: model.parameters() or a list of them, in the same order on every process. Those
@@ -109,7 +110,7 @@ class VoteAggregator:
             parameter.grad = gradient.values if has_some else None
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's: the iteration, the range, and the settings that they belong to. Save one a
+        """This rank's: the iteration, the memory, and the settings that they belong to. Save one a
         rank, and give each rank its own again."""
         return self._membership.state_dict()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from compsgd.codec.packing import pack, packed_num_bytes, unpack
 from compsgd.errors import CompsgdError, DamagedDataError, GradientError, PeerError, SettingError
-from compsgd.optim.optimizers import SGD, CompressedSGD, CompressedSGDVote, SignSGD
+from compsgd.optim.optimizers import SGD, AdamW, CompressedSGD, CompressedSGDVote, SignSGD
 from compsgd.settings import VoteSettings
 from compsgd.upwards import attribute
 from compsgd.voting.exchange import Exchange, InProcessExchange
@@ -20,6 +20,7 @@ except PackageNotFoundError:  # a copy that was never installed
 
 __all__ = [
     "SGD",
+    "AdamW",
     "CompressedSGD",
     "CompressedSGDVote",
     "CompsgdError",

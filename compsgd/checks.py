@@ -49,7 +49,8 @@ def check_lr(value: object, name: str = "lr") -> float:
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
     if not is_number(number) or not (number == 0 or _SMALLEST <= float(number) <= _LARGEST):  # type: ignore[arg-type]
         raise SettingError(
-            f"{name} is {value!r}; it must be 0 or a number above 0, from {_SMALLEST:g} to {_LARGEST:g}"
+            f"{name} is {value!r}; it must be 0 or a number above 0, from {_SMALLEST:g} to "
+            f"{_LARGEST:g}"
         )
     return float(number)  # type: ignore[arg-type]
 

@@ -1,5 +1,6 @@
 """A worker's gradient before it is coded: parts of the flat vector, wherever they lie in memory."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,6 +52,12 @@ class Gradient:
         nothing = [False] * len(self.present)
         return Gradient([], nothing, self._layout, self._device, self._workspace)
 
+    def with_values_of(self, vector: Tensor) -> "Gradient":
+        """Other values in the same places: those of a flat vector, float32, shape
+        (layout.numel,)."""
+        parts = [GradientPart(span, vector[span.slice]) for span, _ in self.parts]
+        return Gradient(parts, self.present, self._layout, self._device, self._workspace)
+
     def flat(self) -> Tensor:
         """The whole vector, float32, shape (layout.numel,): the only part itself, or a copy."""
         if len(self.parts) == 1 and self.parts[0].span.numel == self._layout.numel:
@@ -73,6 +80,10 @@ class Gradient:
     def absent_spans(self) -> list[Span]:
         """Where there is none."""
         return [span for here, span in self._layout.labelled_spans(self.present) if not here]
+
+    def is_finite(self) -> bool:
+        """Whether all elements are."""
+        return all(map(math.isfinite, self.sums())) or self.first_non_finite() is None
 
     def sums(self) -> list[float]:
         """The sum of each part: one infinity or NaN makes one that is not finite, and so, rarely,

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
 
+from torch import Tensor
+
 from compsgd.checks import (
     check_choice,
     check_decay,
@@ -274,6 +276,11 @@ class VoteSettings:
         """What a level becomes; None for "mean_abs"."""
         return None if isinstance(self.scale, str) else self.scale
 
+    def exempts(self, parameter: Tensor) -> bool:
+        """Whether a parameter is averaged in float32 instead of voted on."""
+        is_vector = self.exempt_1d and parameter.ndim <= 1
+        return is_vector or parameter.numel() < self.min_compress_numel
+
     def lasting(self) -> dict[str, Any]:
         """Those under which saved ranges go on as if nothing had happened."""
         return self._marked("is_lasting")
@@ -363,12 +370,13 @@ def takes_settings(*names: str, **texts: str) -> Callable[[_Client], _Client]:
 
     def decorate(client: _Client) -> _Client:
         signature = inspect.signature(client)
+        own_defaults = getattr(client, "own_defaults", {})
         own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
         added = [
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=setting_field(name).default,
+                default=own_defaults.get(name, setting_field(name).default),
                 annotation=setting_field(name).type,
             )
             for name in names

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm.ddp.bucket_queue import BucketQueue
+from compsgd.comm.ddp.outer_optimizer import warn_of_two_momenta
 from compsgd.comm.group_vote import GroupVote
 from compsgd.comm.membership import Membership
 from compsgd.comm.parameters import GradientTracker
@@ -27,10 +28,11 @@ log = logging.getLogger("compsgd")
 class VoteState:
     """Settings and state of `vote_hook`, one for each model.
 
-    An element-wise range costs 8 bytes a parameter that is voted on.
+    What it remembers costs 8 bytes a parameter that is voted on for the range, and 4 each for
+    momentum and error feedback.
 
     Source:
-        design, sections 2 and 5.
+        design, sections 2, 2b and 5.
 
     Args:
         process_group: over whose processes; None for all. The collectives of the vote run on a
@@ -96,7 +98,7 @@ class VoteState:
     @property
     def params(self) -> list[Tensor] | None:
         """The model's parameters in its order, without those that need no gradient. Set anew, they
-        keep the range if it is of their size."""
+        keep the memory if it is of their size."""
         params = self._membership.params
         return None if params is None else params.all
 
@@ -150,7 +152,7 @@ class VoteState:
             self._tracker.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's: the iteration, the range, and the settings that they belong to."""
+        """This rank's: the iteration, the memory, and the settings that they belong to."""
         return self._membership.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -167,12 +169,12 @@ class VoteState:
         return {
             "settings": self.settings,
             "iteration": self.iteration,
-            "ranges": self._membership.ranges(),
+            "memory": self._membership.memory(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(vote_settings=state["settings"])  # type: ignore[misc]
-        self._membership.restore(state["iteration"], state["ranges"])
+        self._membership.restore(state["iteration"], state["memory"])
 
 
 def vote_hook(
@@ -181,7 +183,8 @@ def vote_hook(
 ) -> torch.futures.Future[Tensor]:
     """Replaces a bucket's gradients by the vote of all processes on them.
 
-    1. Each discretises its gradients against its own range, and packs them. 2. They exchange the
+    1. Each discretises its gradients, or their running means, against its own range, and packs
+    them. 2. They exchange the
     codes. 3. The vote, times `scale`, is the gradient of all. A process whose gradients in the
     bucket are not all finite sits out of it; where all do, they get the average of plain DDP, so
     that a GradScaler sees it. The same goes for gradients that are averaged.
@@ -189,10 +192,10 @@ def vote_hook(
     All of it runs on a thread of its own, bucket after bucket, while backward goes on.
 
     Source:
-        design, sections 2 and 5.
+        design, sections 2, 2b and 5.
 
     Args:
-        state: its settings, its ranges, and the model's parameters.
+        state: its settings, its memory, and the model's parameters.
         bucket: as DistributedDataParallel hands it over.
 
     Returns:
@@ -219,14 +222,21 @@ def vote_hook(
     return state.submit(bucket)
 
 
-def register_vote_hook(ddp: DistributedDataParallel, **settings: Any) -> VoteState:
+def register_vote_hook(
+    ddp: DistributedDataParallel,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    **settings: Any,
+) -> VoteState:
     """Registers `vote_hook` with a model; on every rank alike.
 
     Source:
-        design, sections 2 and 5.
+        design, sections 2, 2b and 5.
 
     Args:
         ddp: the model.
+        optimizer: what will move the parameters, if it is known: a warning says so if both it and
+            the vote have momentum.
         settings: the keyword arguments of VoteState; process_group and params are the model's.
 
     Returns:
@@ -271,6 +281,8 @@ def register_vote_hook(ddp: DistributedDataParallel, **settings: Any) -> VoteSta
     except RuntimeError as error:
         state.release()
         raise SettingError(f"this DistributedDataParallel takes no hook: {error}") from error
+    if optimizer is not None:
+        warn_of_two_momenta(state.settings, optimizer)
     return state
 
 
@@ -278,7 +290,7 @@ def wrap(ddp: DistributedDataParallel, **settings: Any) -> VoteState:
     """The older name of `register_vote_hook`, kept for one version.
 
     Source:
-        design, sections 2 and 5.
+        design, sections 2, 2b and 5.
 
     Args:
         ddp: the model.

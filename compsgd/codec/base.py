@@ -1,6 +1,6 @@
 """What a codec is: the work on codes, packed bytes and ballots, for one alphabet on one device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -10,7 +10,7 @@ from compsgd.codec.alphabet import Alphabet
 from compsgd.codec.combine import Combine
 from compsgd.errors import DamagedDataError
 from compsgd.gradient import Gradient
-from compsgd.layout import Voters
+from compsgd.layout import Span, Voters
 from compsgd.rng import BitStream
 
 
@@ -39,17 +39,48 @@ def dirty_padding() -> DamagedDataError:
     return DamagedDataError("packed levels end in padding that is not zero; the bytes are damaged")
 
 
-class Range(NamedTuple):
-    """A worker's running range and how it decays (design, section 2, step 1).
+class Rates(NamedTuple):
+    """How what a worker remembers fades in a round (design, sections 2 and 2b)."""
 
-    Attributes:
-        maximum, minimum: float32, shape (numel,); updated in place.
-    """
-
-    maximum: Tensor
-    minimum: Tensor
     decay_max: float
     decay_min: float
+    momentum: float
+
+
+class Memory(NamedTuple):
+    """What a worker remembers of each element (design, section 2, step 1, and section 2b, a and b).
+
+    Attributes:
+        bounds: its running range, (maximum, minimum); None for signs, which need none.
+        momentum: its running mean gradient; None without momentum.
+        error: what discretising took away last time; None without error feedback.
+        rates: how they fade.
+
+    Each vector is float32, shape (numel,), and updated in place.
+    """
+
+    bounds: tuple[Tensor, Tensor] | None
+    momentum: Tensor | None
+    error: Tensor | None
+    rates: Rates
+
+    @property
+    def vectors(self) -> list[Tensor]:
+        """All that there are."""
+        return [*(self.bounds or ()), *(one for one in (self.momentum, self.error)
+                                        if one is not None)]  # fmt: skip
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Memory":
+        """The same with every vector changed."""
+        bounds = None if self.bounds is None else (change(self.bounds[0]), change(self.bounds[1]))
+        momentum, error = (
+            None if vector is None else change(vector) for vector in (self.momentum, self.error)
+        )
+        return Memory(bounds, momentum, error, self.rates)
+
+    def part(self, span: Span) -> "Memory":
+        """That of a span of elements."""
+        return self.mapped(lambda vector: vector[span.slice])
 
 
 class Codec(Protocol):
@@ -70,14 +101,17 @@ class Codec(Protocol):
     def chunk_numel(self) -> int: ...
 
     def encode(
-        self, codes: Tensor, gradient: Gradient, range_: Range | None, bits: BitStream | None
+        self, codes: Tensor, gradient: Gradient, memory: Memory, bits: BitStream | None
     ) -> None:
         """Writes the codes of a worker's gradient, where it is present.
+
+        1. The gradient moves the running mean, which takes its place. 2. What was taken away last
+        time is added. 3. The range sees that. 4. It becomes levels. 5. What that took away is kept.
 
         Args:
             codes: alphabet.code_dtype, shape (numel,).
             gradient: finite, of numel elements.
-            range_: the worker's, of numel elements, which sees the gradient; None for signs.
+            memory: the worker's, of numel elements, updated where the gradient is present.
             bits: of the vector, for levels 0; None where zeros are kept.
         """
 

@@ -1,11 +1,11 @@
 """Range and discretisation: a gradient becomes levels (design, section 2, steps 1 and 2).
 
-A binning is a function from magnitudes and bounds to shares of the largest level; another one is
-another line in BINNINGS.
+A binning is a pair of functions: from magnitudes and bounds to shares of the largest level, and
+back. Another one is another line in BINNINGS.
 """
 
-import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,15 +13,6 @@ from torch import Tensor
 from compsgd.codec.alphabet import max_level
 
 _EXP_OFFSET = 1.0001
-
-
-def empty_range(numel: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The (maximum, minimum) of a worker that has seen no gradient; float32, shape (numel,) each.
-
-    Infinite bounds need no special first round: whatever the decay, the first gradient is both.
-    """
-    maximum = torch.full((numel,), -math.inf, dtype=torch.float32, device=device)
-    return maximum, -maximum
 
 
 def update_range(
@@ -52,16 +43,33 @@ def discretise(
         where the gradient is negative and else 0.
     """
     sign = _sign_mask(gradient)
-    # By their bits: faster than selecting by a mask, and exact.
-    upper, lower = maximum.view(torch.int32), minimum.view(torch.int32)
-    bound = (upper ^ ((upper ^ lower) & sign)).view(torch.float32).abs()
-    share = BINNINGS[binning](gradient.abs(), bound)
+    bound = _bound(maximum, minimum, sign)
+    share = BINNINGS[binning].share(gradient.abs(), bound)
     return (share * max_level(num_bits)).ceil().to(torch.int32), sign
 
 
 def discretise_sign(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """The levels of signSGD, as `discretise` gives them: magnitude 0 or 1, and sign."""
     return gradient.sign().abs().to(torch.int32), _sign_mask(gradient)
+
+
+def undiscretise(
+    levels: Tensor, maximum: Tensor, minimum: Tensor, num_bits: int, binning: str
+) -> Tensor:
+    """What levels stand for within a range (design, section 2b, b): the upper edge of their bin.
+
+    Args:
+        levels: int32 in -L..L, any shape.
+        maximum, minimum: the range; the same shape.
+        num_bits, binning: as of `discretise`.
+
+    Returns:
+        float32, the shape of levels.
+    """
+    # The largest level is a power of 2, and so this is exact.
+    share = levels.to(torch.float32) / max_level(num_bits)
+    bound = _bound(maximum, minimum, levels >> 31)
+    return BINNINGS[binning].magnitude(share.abs(), bound) * share.sign()
 
 
 def signed(magnitude: Tensor, sign: Tensor) -> Tensor:
@@ -71,6 +79,13 @@ def signed(magnitude: Tensor, sign: Tensor) -> Tensor:
 
 def _sign_mask(gradient: Tensor) -> Tensor:
     return gradient.view(torch.int32) >> 31
+
+
+def _bound(maximum: Tensor, minimum: Tensor, sign: Tensor) -> Tensor:
+    """|maximum| or, where sign is -1, |minimum|."""
+    # By their bits: faster than selecting by a mask, and exact.
+    upper, lower = maximum.view(torch.int32), minimum.view(torch.int32)
+    return (upper ^ ((upper ^ lower) & sign)).view(torch.float32).abs()
 
 
 def _lin_share(magnitude: Tensor, bound: Tensor) -> Tensor:
@@ -85,5 +100,27 @@ def _exp_share(magnitude: Tensor, bound: Tensor) -> Tensor:
     return share.clamp(max=1) * magnitude.sign()
 
 
-# (|g|, |R|), float32 of one shape, to a share of the largest level in [0, 1], 0 where g is 0.
-BINNINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"lin": _lin_share, "exp": _exp_share}
+def _lin_magnitude(share: Tensor, bound: Tensor) -> Tensor:
+    return share * bound
+
+
+def _exp_magnitude(share: Tensor, bound: Tensor) -> Tensor:
+    return ((share * (bound + _EXP_OFFSET).log()).exp() - _EXP_OFFSET).clamp(min=0)
+
+
+class Binning(NamedTuple):
+    """Both of float32 tensors of one shape, to another.
+
+    Attributes:
+        share: of (|g|, |R|): the share of the largest level, in [0, 1], 0 where g is 0.
+        magnitude: of (share, |R|): the magnitude that a share stands for.
+    """
+
+    share: Callable[[Tensor, Tensor], Tensor]
+    magnitude: Callable[[Tensor, Tensor], Tensor]
+
+
+BINNINGS: dict[str, Binning] = {
+    "lin": Binning(_lin_share, _lin_magnitude),
+    "exp": Binning(_exp_share, _exp_magnitude),
+}

@@ -5,7 +5,7 @@ What there are no loops for, exp bins and exact means, is left to the codec in t
 
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compsgd.codec import numba_kernels as loops
-from compsgd.codec.base import Codec, CodecSpec, Range, dirty_padding
+from compsgd.codec.base import Codec, CodecSpec, Memory, dirty_padding
 from compsgd.codec.combine import Combine, Vote
 from compsgd.gradient import Gradient
 from compsgd.layout import Span, Voters
@@ -54,23 +54,20 @@ class NumbaCodec:
         self._width = (0,) * self._num_bits
 
     def encode(
-        self, codes: Tensor, gradient: Gradient, range_: Range | None, bits: BitStream | None
+        self, codes: Tensor, gradient: Gradient, memory: Memory, bits: BitStream | None
     ) -> None:
         if not self._has_bins or bits is None:
-            self._in_torch.encode(codes, gradient, range_, bits)
+            self._in_torch.encode(codes, gradient, memory, bits)
             return
         random_bits = _random_bits(bits, codes.numel())
+        rates = tuple(map(np.float32, (*memory.rates, 1.0 - memory.rates.momentum)))
         for span, values in gradient.parts:
-            out, gradient_part = codes[span.slice].numpy(), values.numpy()
-            start = random_bits.offset + span.start
-            if range_ is None:
-                loops.code_signs(out, gradient_part, random_bits.bytes, start)
-                continue
-            loops.code_levels(
-                out, gradient_part,
-                range_.maximum[span.slice].numpy(), range_.minimum[span.slice].numpy(),
-                np.float32(range_.decay_max), np.float32(range_.decay_min),
-                random_bits.bytes, start, self._width,
+            here = memory.part(span)
+            bounds = None if here.bounds is None else tuple(map(_array, here.bounds))
+            loops.encode(
+                codes[span.slice].numpy(), values.numpy(), bounds,
+                _array(here.momentum), _array(here.error), rates,
+                random_bits.bytes, random_bits.offset + span.start, self._width,
             )  # fmt: skip
 
     def pack(self, packed: Tensor, codes: Tensor) -> None:
@@ -140,6 +137,10 @@ class NumbaCodec:
             codes.numpy(), flat.numpy(), starts, self._packed_size(codes.numel()),
             random_bits.bytes, random_bits.offset, *voters.span, self._width,
         )  # fmt: skip
+
+
+def _array(vector: Tensor | None) -> Any:
+    return None if vector is None else vector.numpy()
 
 
 def _random_bits(bits: BitStream, numel: int) -> _RandomBits:

@@ -30,6 +30,8 @@ _Sums: TypeAlias = npt.NDArray[uint16]
 _Words: TypeAlias = npt.NDArray[uint32]
 _Places: TypeAlias = npt.NDArray[np.int64]
 _Width: TypeAlias = tuple[int, ...]
+_Bounds: TypeAlias = tuple[_Floats, _Floats]
+_Rates: TypeAlias = tuple[float32, float32, float32, float32]
 
 _ZERO = float32(0)
 _ONE = float32(1)
@@ -82,39 +84,32 @@ def random_words(words: _Words, first_key: uint32, second_key: uint32) -> None:
 
 
 @_compiled
-def code_levels(
+def encode(
     codes: _Bytes,
     gradient: _Floats,
-    maximum: _Floats,
-    minimum: _Floats,
-    decay_max: float32,
-    decay_min: float32,
+    bounds: _Bounds | None,
+    momentum: _Floats | None,
+    error: _Floats | None,
+    rates: _Rates,
     bits: _Bytes,
     start: int,
     width: _Width,
 ) -> None:
-    """`compsgd.codec.torch_kernels.range_codes` on elements from `start` of a vector on, whose
-    random bits, a byte for 8 elements, are `bits`."""
+    """`compsgd.codec.torch_kernels.encode` on elements from `start` of a vector on, whose random
+    bits, a byte for 8 elements, are `bits`. What is None is compiled away."""
     done = 0
     while done < codes.shape[0]:
         byte, bit, length = _bits_at(start + done, codes.shape[0] - done)
         end = done + length
-        _code_row(
-            codes[done:end], gradient[done:end], maximum[done:end], minimum[done:end],
-            decay_max, decay_min, bits[byte : byte + length], bit, width,
-        )  # fmt: skip
-        done = end
-
-
-@_compiled
-def code_signs(codes: _Bytes, gradient: _Floats, bits: _Bytes, start: int) -> None:
-    """`compsgd.codec.torch_kernels.sign_codes` on elements from `start` of a vector on, whose
-    random bits, a byte for 8 elements, are `bits`."""
-    done = 0
-    while done < codes.shape[0]:
-        byte, bit, length = _bits_at(start + done, codes.shape[0] - done)
-        end = done + length
-        _code_row_of_signs(codes[done:end], gradient[done:end], bits[byte : byte + length], bit)
+        its_momentum = _part(momentum, done, end)
+        its_bits = bits[byte : byte + length]
+        if bounds is None:
+            _sign_row(codes[done:end], gradient[done:end], its_momentum, rates, its_bits, bit)
+        else:
+            _level_row(
+                codes[done:end], gradient[done:end], bounds[0][done:end], bounds[1][done:end],
+                its_momentum, _part(error, done, end), rates, its_bits, bit, width,
+            )  # fmt: skip
         done = end
 
 
@@ -232,20 +227,32 @@ def _bits_at(position: int, limit: int) -> tuple[int, uint8, int]:
 
 
 @_inlined
-def _code_row(
+def _part(vector: _Floats | None, start: int, end: int) -> _Floats | None:
+    if vector is None:
+        return None
+    return vector[start:end]
+
+
+@_inlined
+def _level_row(
     codes: _Bytes,
     gradient: _Floats,
     maximum: _Floats,
     minimum: _Floats,
-    decay_max: float32,
-    decay_min: float32,
+    momentum: _Floats | None,
+    error: _Floats | None,
+    rates: _Rates,
     bits: _Bytes,
     bit: uint8,
     width: _Width,
 ) -> None:
     largest = float32(1 << (len(width) - 1))
+    share = _ONE / largest
+    decay_max, decay_min, beta, complement = rates
     for i in range(codes.shape[0]):
-        value = gradient[i]
+        value = _smoothed(momentum, gradient[i], i, beta, complement)
+        if error is not None:
+            value += error[i]
         upper = maximum[i] * decay_max
         upper = upper if upper > value else value
         lower = minimum[i] * decay_min
@@ -259,15 +266,41 @@ def _code_row(
         # There is no code for 0: negative levels stand one higher.
         code = largest - magnitude if is_negative else magnitude + (largest - _ONE)
         zero = largest if bits[i] & bit else largest - _ONE
-        codes[i] = uint8(np.int32(zero if magnitude == _ZERO else code))
+        code = zero if magnitude == _ZERO else code
+        codes[i] = uint8(np.int32(code))
+        if error is not None:
+            is_positive = code >= largest
+            level = code - (largest - _ONE) if is_positive else code - largest
+            error[i] = value - level * share * abs(upper if is_positive else lower)
 
 
 @_inlined
-def _code_row_of_signs(codes: _Bytes, gradient: _Floats, bits: _Bytes, bit: uint8) -> None:
+def _sign_row(
+    codes: _Bytes,
+    gradient: _Floats,
+    momentum: _Floats | None,
+    rates: _Rates,
+    bits: _Bytes,
+    bit: uint8,
+) -> None:
+    _, _, beta, complement = rates
     for i in range(codes.shape[0]):
+        value = _smoothed(momentum, gradient[i], i, beta, complement)
         zero = _ONE if bits[i] & bit else _ZERO
-        code = _ONE if gradient[i] > _ZERO else _ZERO
-        codes[i] = uint8(np.int32(zero if gradient[i] == _ZERO else code))
+        code = _ONE if value > _ZERO else _ZERO
+        codes[i] = uint8(np.int32(zero if value == _ZERO else code))
+
+
+@_inlined
+def _smoothed(
+    momentum: _Floats | None, value: float32, i: int, beta: float32, complement: float32
+) -> float32:
+    """The running mean, which it moves; the value itself without one."""
+    if momentum is None:
+        return value
+    mean: float32 = momentum[i] * beta + value * complement
+    momentum[i] = mean
+    return mean
 
 
 @_inlined

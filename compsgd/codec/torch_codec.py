@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compsgd.codec import torch_kernels as kernels
 from compsgd.codec.alphabet import Alphabet
-from compsgd.codec.base import CodecSpec, Range, dirty_padding
+from compsgd.codec.base import CodecSpec, Memory, dirty_padding
 from compsgd.codec.bit_packing import LANES, group_for
 from compsgd.codec.blocks import Blocks, packed_size
 from compsgd.codec.combine import Combine
@@ -48,8 +48,7 @@ class TorchCodec:
         self.chunk_numel = _CHUNK_NUMEL if spec.device_type == "cpu" else _DEVICE_CHUNK_NUMEL
         self._compiler = compiler
         compiled, alphabet = compiler.compiled, spec.alphabet
-        self._range_codes = compiled(kernels.range_codes(alphabet, spec.binning or "lin"))
-        self._sign_codes = compiled(kernels.sign_codes(alphabet))
+        self._binning = spec.binning or "lin"
         self._pack_codes = compiled(kernels.pack_codes(alphabet))
         self._unpack_codes = compiled(kernels.unpack_codes(alphabet))
         self._add_ballots = compiled(kernels.add_ballots(alphabet))
@@ -57,23 +56,18 @@ class TorchCodec:
         self._block_level_magnitudes = compiled(kernels.block_level_magnitudes(alphabet))
         self._invalid_words = compiled(kernels.invalid_words(alphabet))
         self._hash_positions = compiled(hash_positions)
+        self._encode_kernels: dict[tuple[bool, ...], Callable[..., Tensor]] = {}
         self._count_kernels: dict[tuple[Combine, Alphabet], _CountKernel] = {}
 
     # A gradient becomes codes, and codes bytes.
 
     def encode(
-        self, codes: Tensor, gradient: Gradient, range_: Range | None, bits: BitStream | None
+        self, codes: Tensor, gradient: Gradient, memory: Memory, bits: BitStream | None
     ) -> None:
         flat = gradient.flat()
         for span in gradient.present_spans():
             its_bits = None if bits is None else bits.at(span.start)
-            if range_ is None:
-                self._encode_signs(codes[span.slice], flat[span.slice], its_bits)
-            else:
-                here = range_._replace(
-                    maximum=range_.maximum[span.slice], minimum=range_.minimum[span.slice]
-                )
-                self._encode_levels(codes[span.slice], flat[span.slice], here, its_bits)
+            self._encode(codes[span.slice], flat[span.slice], memory.part(span), its_bits)
 
     def pack(self, packed: Tensor, codes: Tensor) -> None:
         for blocks in self._compiler.blocks(codes.numel(), self.alphabet):
@@ -151,29 +145,29 @@ class TorchCodec:
 
     # Inside.
 
-    def _encode_levels(
-        self, codes: Tensor, gradient: Tensor, range_: Range, bits: BitStream | None
+    def _encode(
+        self, codes: Tensor, gradient: Tensor, memory: Memory, bits: BitStream | None
     ) -> None:
-        decays = [range_.decay_max, range_.decay_min]
-        rates = torch.tensor(decays, dtype=torch.float32, device=codes.device)
-        flats = gradient, range_.maximum, range_.minimum
+        kernel, rates = self._encode_kernel(memory), _rates_tensor(memory, codes.device)
         for blocks, bit_rows in self._blocks_with_bits(codes.numel(), bits, codes.device):
+            flat = memory.part(blocks.elements)
+            rows = flat.mapped(blocks.rows)
             place = codes[blocks.elements.slice]
             out = blocks.rows(place)
-            values, maximum, minimum = (blocks.rows(flat[blocks.elements.slice]) for flat in flats)
-            self._range_codes(out, values, maximum, minimum, rates, bit_rows)
+            values = blocks.rows(gradient[blocks.elements.slice])
+            kernel(out, values, rows.bounds, rows.momentum, rows.error, rates, bit_rows)
             if blocks.is_tail:
                 place.copy_(blocks.flat(out))
-                range_.maximum[blocks.elements.slice] = blocks.flat(maximum)
-                range_.minimum[blocks.elements.slice] = blocks.flat(minimum)
+                for kept, its_rows in zip(flat.vectors, rows.vectors, strict=True):
+                    kept.copy_(blocks.flat(its_rows))
 
-    def _encode_signs(self, codes: Tensor, gradient: Tensor, bits: BitStream | None) -> None:
-        for blocks, bit_rows in self._blocks_with_bits(codes.numel(), bits, codes.device):
-            place = codes[blocks.elements.slice]
-            out = blocks.rows(place)
-            self._sign_codes(out, blocks.rows(gradient[blocks.elements.slice]), bit_rows)
-            if blocks.is_tail:
-                place.copy_(blocks.flat(out))
+    def _encode_kernel(self, memory: Memory) -> Callable[..., Tensor]:
+        """One for each kind of memory: compiled code knows what it is given."""
+        key = tuple(kept is not None for kept in memory[:3])
+        if key not in self._encode_kernels:
+            kernel = kernels.encode(self.alphabet, self._binning)
+            self._encode_kernels[key] = self._compiler.compiled(kernel)
+        return self._encode_kernels[key]
 
     def _blocks_with_bits(
         self, numel: int, bits: BitStream | None, device: torch.device
@@ -240,6 +234,12 @@ class TorchCodec:
 def torch_codec(spec: CodecSpec) -> TorchCodec:
     """The codec of a spec in torch."""
     return TorchCodec(spec, compiler_named(spec.compile, spec.may_fall_back))
+
+
+def _rates_tensor(memory: Memory, device: torch.device) -> Tensor:
+    """decay_max, decay_min, momentum, and 1 - momentum, each rounded to float32 by itself."""
+    rates = [*memory.rates, 1.0 - memory.rates.momentum]
+    return torch.tensor(rates, dtype=torch.float32, device=device)
 
 
 def _voter_set(workers: tuple[int, ...], ballots: Tensor) -> _VoterSet:

@@ -17,53 +17,52 @@ from compsgd.codec.alphabet import (
     magnitudes_to_codes,
     raised_levels,
 )
-from compsgd.codec.binning import discretise, discretise_sign, update_range
+from compsgd.codec.binning import discretise, discretise_sign, undiscretise, update_range
 from compsgd.codec.bit_packing import group_for, in_all_lanes
 from compsgd.codec.combine import Combine
 from compsgd.rng import spread_bits
 
 
-def range_codes(
-    alphabet: Alphabet, binning: str
-) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]:
-    """Makes the kernel that updates a range and writes the codes of the gradient within it."""
+def encode(alphabet: Alphabet, binning: str) -> Callable[..., Tensor]:
+    """Makes the kernel that writes the codes of a gradient, and remembers what a worker does."""
     num_bits = alphabet.largest.bit_length()
 
-    def range_codes(
+    def encode(
         out: Tensor,
         gradient: Tensor,
-        maximum: Tensor,
-        minimum: Tensor,
-        decays: Tensor,
+        bounds: tuple[Tensor, Tensor] | None,
+        momentum: Tensor | None,
+        error: Tensor | None,
+        rates: Tensor,
         bits: Tensor | None,
     ) -> Tensor:
         """
         Args:
             out: rows of elements, alphabet.code_dtype, where codes are written.
-            gradient, maximum, minimum: float32 rows of elements; the range in place.
-            decays: float32, (decay_max, decay_min).
-            bits: uint8 (blocks, columns), the signs of levels 0; None where zeros are kept.
-        """
-        update_range(maximum, minimum, gradient, *decays.unbind())
-        magnitude, sign = discretise(gradient, maximum, minimum, num_bits, binning)
-        return out.copy_(magnitudes_to_codes(magnitude, sign, _spread(bits), alphabet))
-
-    return range_codes
-
-
-def sign_codes(alphabet: Alphabet) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """Makes the kernel that writes the codes of a gradient's signs."""
-
-    def sign_codes(out: Tensor, gradient: Tensor, bits: Tensor | None) -> Tensor:
-        """
-        Args:
-            out: rows of elements, alphabet.code_dtype, where codes are written.
             gradient: float32 rows of elements.
+            bounds, momentum, error: those of `compsgd.codec.base.Memory`, in rows, in place.
+            rates: float32, (decay_max, decay_min, momentum, 1 - momentum).
             bits: uint8 (blocks, columns), the signs of levels 0; None where zeros are kept.
         """
-        return out.copy_(magnitudes_to_codes(*discretise_sign(gradient), _spread(bits), alphabet))
+        decay_max, decay_min, beta, complement = rates.unbind()
+        x = gradient
+        if momentum is not None:
+            # Not add_ with alpha, which rounds once: each product and sum is rounded by itself.
+            x = momentum.copy_(momentum * beta + x * complement)
+        if error is not None:
+            x = x + error
+        if bounds is None:
+            return out.copy_(magnitudes_to_codes(*discretise_sign(x), _spread(bits), alphabet))
+        maximum, minimum = bounds
+        update_range(maximum, minimum, x, decay_max, decay_min)
+        magnitude, sign = discretise(x, maximum, minimum, num_bits, binning)
+        codes = magnitudes_to_codes(magnitude, sign, _spread(bits), alphabet)
+        if error is not None:
+            levels = codes_to_levels(codes, alphabet)
+            error.copy_(x - undiscretise(levels, maximum, minimum, num_bits, binning))
+        return out.copy_(codes)
 
-    return sign_codes
+    return encode
 
 
 def pack_codes(alphabet: Alphabet) -> Callable[[Tensor, Tensor], Tensor]:
@@ -125,7 +124,7 @@ def count(
             out: rows of elements, results.code_dtype, where codes are written.
             raised, ballots, weights: as in add_ballots.
             num_voters: float32 scalar, how many vote.
-            bits: as in range_codes, for ties; None where there is nothing to break.
+            bits: as in encode, for ties; None where there is nothing to break.
         """
         raised = _add_up(raised, ballots, weights, alphabet)
         level_sum = raised - (num_voters * alphabet.largest).to(torch.int32)

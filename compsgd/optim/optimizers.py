@@ -1,26 +1,30 @@
-"""The optimizers: sgd, sign_sgd, compressed_sgd, compressed_sgd_vote (design, section 2)."""
+"""The optimizers: sgd, adamw, sign_sgd, compressed_sgd, compressed_sgd_vote (design, section 2)."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, ClassVar
 
 from compsgd.codec.compiling import Work
-from compsgd.optim.round_optimizer import ARGUMENTS, RoundOptimizer
+from compsgd.optim.param_share import ParamShare
+from compsgd.optim.round_optimizer import ARGUMENTS, MAIN, RoundOptimizer
+from compsgd.optim.update_rules import Adam, Descent, HeavyBall
 from compsgd.settings import (
+    ADAMW_SETTINGS,
     LEVEL_SETTINGS,
     SGD_SETTINGS,
     SIGN_SETTINGS,
     VoteSettings,
     takes_settings,
 )
-from compsgd.voting.aggregator import Aggregator
-from compsgd.voting.float_aggregator import FloatAggregator
 
 
 @takes_settings(*SGD_SETTINGS, arguments=ARGUMENTS)
 class SGD(RoundOptimizer):
-    """Plain SGD on the mean of all workers' gradients: the float32 baseline.
+    """SGD on the mean of all workers' gradients: the float32 baseline.
 
-    Summed in worker order, so that the weights are bit-identical for any number of processes; the
-    bytes are those of a ring all-reduce.
+    Alone it is torch.optim.SGD, bit for bit, with momentum or without. Summed in worker order, so
+    that the weights are bit-identical for any number of processes; the bytes are those of a ring
+    all-reduce.
 
     Source:
         design, section 2, table of optimizers.
@@ -50,8 +54,51 @@ class SGD(RoundOptimizer):
     def work(cls, settings: VoteSettings, device_type: str) -> Work | None:
         return None
 
-    def _make_aggregator(self) -> Aggregator:
-        return FloatAggregator(self._layout, self._parameters, self.exchange, self._device)
+    def _make_shares(self) -> dict[str, ParamShare]:
+        momentum = self.settings.momentum
+        rule = HeavyBall(momentum) if momentum else Descent()
+        return {MAIN: self._float_share(range(len(self._parameters)), rule)}
+
+
+@takes_settings(*ADAMW_SETTINGS, arguments=ARGUMENTS)
+class AdamW(RoundOptimizer):
+    """AdamW on the mean of all workers' gradients: a float32 baseline.
+
+    Alone it is torch.optim.AdamW, bit for bit. The mean is summed in worker order, so that the
+    weights are bit-identical for any number of processes; the bytes are those of a ring all-reduce.
+
+    Source:
+        Loshchilov and Hutter 2019, "Decoupled weight decay regularization"; design, section 2b.
+
+    Args:
+        {arguments}
+        {settings}
+
+    Raises:
+        SettingError: an argument out of bounds.
+
+    Example:
+        >>> import compsgd, torch
+        >>> weights = torch.zeros(2)
+        >>> optimizer = compsgd.AdamW([weights], lr=0.5, num_workers=2)
+        >>> for worker, gradient in enumerate(([1.0, -1.0], [3.0, -2.0])):
+        ...     weights.grad = torch.tensor(gradient)
+        ...     optimizer.compress(worker)
+        >>> optimizer.step()
+        >>> weights.tolist()
+        [-0.5, 0.5]
+    """
+
+    known_settings = ADAMW_SETTINGS
+    own_defaults: ClassVar[Mapping[str, Any]] = {"l2": 0.01}
+
+    @classmethod
+    def work(cls, settings: VoteSettings, device_type: str) -> Work | None:
+        return None
+
+    def _make_shares(self) -> dict[str, ParamShare]:
+        rule = Adam(self.settings.beta1, self.settings.beta2)
+        return {MAIN: self._float_share(range(len(self._parameters)), rule)}
 
 
 @takes_settings(*SIGN_SETTINGS, arguments=ARGUMENTS)
@@ -157,6 +204,7 @@ class CompressedSGDVote(RoundOptimizer):
 
 OPTIMIZERS: dict[str, type[RoundOptimizer]] = {
     "sgd": SGD,
+    "adamw": AdamW,
     "sign_sgd": SignSGD,
     "compressed_sgd": CompressedSGD,
     "compressed_sgd_vote": CompressedSGDVote,

@@ -6,9 +6,9 @@ update, and applied. What happens in between is the aggregator's.
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,22 +21,24 @@ from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.codec.combine import MAX_WORKERS, combine_named
 from compsgd.codec.compiling import Work
 from compsgd.errors import GradientError, SettingError
-from compsgd.gradient import gather
-from compsgd.layout import FlatLayout, Span
+from compsgd.layout import FlatLayout
 from compsgd.optim.bin_usage import BinUsage
+from compsgd.optim.param_share import ParamShare
 from compsgd.optim.state import StateViews
-from compsgd.settings import VoteSettings
+from compsgd.optim.update_rules import Adam, Descent, HeavyBall, StepSize, UpdateRule
+from compsgd.settings import VoteSettings, setting_field
 from compsgd.upwards import exchange_over
 from compsgd.voting.aggregator import Aggregator, LevelAggregator, Outcome
-from compsgd.voting.encoder import Encoder, RangeEncoder, SignEncoder
+from compsgd.voting.encoder import WorkerEncoder
 from compsgd.voting.exchange import Exchange, InProcessExchange
+from compsgd.voting.float_aggregator import FloatAggregator
 
 log = logging.getLogger("compsgd")
 
 # What the optimizers' arguments have in common, for their docstrings.
 ARGUMENTS = """\
 params: parameters or groups of them in model order, the same on every process; a
-    group may have its own lr.
+    group may have its own lr and l2.
 lr: the learning rate, 0 or more; a tensor of one element is taken, too.
 settings: to start from; keyword arguments win.
 num_workers: N, the workers that train; all of them live in this process, unless an
@@ -49,6 +51,10 @@ process_group: of torch.distributed, whose processes train together;
 
 _BIN_COUNTS = "bin_counts"
 _PENDING = "pending "
+# The shares of the parameters: those that are exempt, and those that are voted on, or all.
+_EXEMPT, MAIN = "exempt", "main"
+_EXEMPT_RATIO = "exempt_lr_ratio"
+_EXEMPT_MOMENTUM = 0.9
 
 
 class RoundOptimizer(torch.optim.Optimizer):
@@ -59,11 +65,13 @@ class RoundOptimizer(torch.optim.Optimizer):
         exchange: carries the ballots.
         participants: the workers that took part in the last step.
         known_settings: the names of the settings that mean something to it.
+        own_defaults: of those whose default is another one here.
         combine: how ballots become a result, one of `compsgd.codec.combine.COMBINES`.
         probe: called with the outcome of every round before it is applied, if anything.
     """
 
     known_settings: tuple[str, ...] = ()
+    own_defaults: ClassVar[Mapping[str, Any]] = {}
     combine = "vote"
 
     def __init__(
@@ -78,6 +86,8 @@ class RoundOptimizer(torch.optim.Optimizer):
         **changes: Any,
     ) -> None:
         name = type(self).__name__
+        if settings is None:
+            changes = {**self.own_defaults, **changes}
         found = VoteSettings.of_client(name, self.known_settings, settings, changes)
         check_integer("num_workers", num_workers, 1, MAX_WORKERS)
         self.settings = self._adapted(found)
@@ -88,7 +98,8 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._is_built = False
         # Schedulers that move momentum, as OneCycleLR, want to find one; `_check_groups` says what
         # to set instead.
-        super().__init__(params, {"lr": check_lr(lr), "momentum": 0.0, **self._fixed})
+        defaults = {"lr": check_lr(lr), "l2": found.l2, "momentum": 0.0, **self._fixed}
+        super().__init__(params, defaults)
         self._build()
 
     # What subclasses may say otherwise.
@@ -104,20 +115,49 @@ class RoundOptimizer(torch.optim.Optimizer):
         binning = settings.binning if cls._has_bins() else None
         return Work(alphabet, binning, combine_named(cls.combine), device_type)
 
-    def _make_encoder(self, numel: int, device: torch.device) -> Encoder:
-        """A hosted worker's, that has seen nothing."""
-        if not self._has_bins():
-            return SignEncoder()
-        return RangeEncoder.fresh(numel, device, self.settings)
+    def _make_shares(self) -> dict[str, ParamShare]:
+        """The parameters, by what takes them through a round, which has seen nothing: first those
+        that are exempt, then those that are voted on."""
+        is_exempt = [self.settings.exempts(parameter) for parameter in self._parameters]
+        exempt = [index for index, exempted in enumerate(is_exempt) if exempted]
+        voted = [index for index, exempted in enumerate(is_exempt) if not exempted]
+        if exempt and not voted:
+            raise SettingError(
+                "every parameter is exempt, and there is nothing to vote on; take a smaller "
+                "min_compress_numel, or exempt_1d=False"
+            )
+        # Sums of several hosted workers begin while these compress: before any ballot travels.
+        shares = {_EXEMPT: self._float_share(exempt, self._exempt_rule())} if exempt else {}
+        return shares | {MAIN: self._voted_share(voted)}
 
-    def _make_aggregator(self) -> Aggregator:
-        """For the parameters and encoders as they are."""
+    def _voted_share(self, indices: Sequence[int]) -> ParamShare:
+        parameters = [self._parameters[index] for index in indices]
+        layout = FlatLayout([parameter.numel() for parameter in parameters])
+        encoders = {
+            worker: WorkerEncoder.fresh(
+                layout.numel, self._device, self.settings, has_range=self._has_bins()
+            )
+            for worker in self.exchange.hosted
+        }
         work = self.work(self.settings, self._device.type)
         assert work is not None, "levels are work"
-        encoders = list(self._encoders.values())
-        return LevelAggregator(
-            self._layout, encoders, work, self.exchange, self.settings, self._device
+        aggregator = LevelAggregator(
+            layout, list(encoders.values()), work, self.exchange, self.settings, self._device
         )
+        return ParamShare(indices, parameters, self._device, encoders, aggregator, Descent())
+
+    def _float_share(self, indices: Sequence[int], rule: UpdateRule) -> ParamShare:
+        """Of parameters that are moved by their mean gradient."""
+        parameters = [self._parameters[index] for index in indices]
+        layout = FlatLayout([parameter.numel() for parameter in parameters])
+        aggregator = FloatAggregator(layout, parameters, self.exchange, self._device)
+        return ParamShare(indices, parameters, self._device, {}, aggregator, rule)
+
+    def _exempt_rule(self) -> UpdateRule:
+        if self.settings.exempt_optimizer == "sgd":
+            return HeavyBall(_EXEMPT_MOMENTUM)
+        defaults = VoteSettings()
+        return Adam(defaults.beta1, defaults.beta2)
 
     @classmethod
     def _has_bins(cls) -> bool:
@@ -127,8 +167,14 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     @property
     def aggregator(self) -> Aggregator:
-        """What takes the rounds, for the parameters as they are."""
-        return self._aggregator
+        """What takes the rounds, for the parameters as they are; of those that are voted on, where
+        others are exempt."""
+        return self._main.aggregator
+
+    @property
+    def voted_parameters(self) -> list[Tensor]:
+        """Those that `aggregator` has, in model order: all that are not exempt."""
+        return list(self._main.parameters)
 
     @property
     def round(self) -> int:
@@ -148,7 +194,7 @@ class RoundOptimizer(torch.optim.Optimizer):
     @property
     def keeps_range(self) -> bool:
         """Whether workers have a running range."""
-        return all("max" in encoder.state for encoder in self._encoders.values())
+        return any("max" in encoder.state for encoder in self._main.encoders.values())
 
     def worker_range(self, worker: int) -> tuple[Tensor, Tensor]:
         """The running range of a hosted worker.
@@ -157,18 +203,18 @@ class RoundOptimizer(torch.optim.Optimizer):
             worker: its number among all N.
 
         Returns:
-            (maximum, minimum), flat float32 over all parameters, infinite where the worker has
-            seen no gradient yet.
+            (maximum, minimum), flat float32 over the parameters that are voted on, infinite where
+            the worker has seen no gradient yet.
 
         Raises:
             SettingError: a worker that is not hosted here, or one that keeps no range.
         """
-        encoder = self._encoders.get(worker)
-        if encoder is None:
+        if worker not in self.exchange.hosted:
             raise SettingError(f"worker {worker} is not hosted by this process")
         if not self.keeps_range:
             raise SettingError(f"{type(self).__name__} keeps no range")
-        return encoder.state["max"], encoder.state["min"]
+        state = self._main.encoders[worker].state
+        return state["max"], state["min"]
 
     @torch.no_grad()
     def compress(self, worker: int = 0) -> None:
@@ -176,13 +222,15 @@ class RoundOptimizer(torch.optim.Optimizer):
 
         `p.grad` stays as it is and may be any real dense or sparse tensor. A parameter whose
         gradient is None sits out; so does the whole worker if any element is not finite. Called
-        again before `step`, the later gradient replaces the ballot, and the range has seen both.
+        again before `step`, the later gradient replaces the ballot, and range and momentum have
+        seen both.
 
         Args:
             worker: index among the workers that this process hosts; 0 where it hosts one.
 
         Raises:
-            SettingError: no such worker here, or a complex gradient.
+            SettingError: no such worker here, or a complex gradient; with error feedback, a
+                second call before `step`; with exempt parameters, one after a higher worker's.
         """
         slot = check_integer("worker", worker, 0, len(self.exchange.hosted) - 1)
         self._refresh()
@@ -213,18 +261,23 @@ class RoundOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._refresh()
-        if self._aggregator.is_empty:
+        if self.aggregator.is_empty:
             self._compress_alone()
-        outcome = self._aggregator.aggregate(self.round)
-        self._note_participation(outcome)
+        outcomes = {
+            name: share.aggregator.aggregate(self.round) for name, share in self._shares.items()
+        }
+        self._note_participation(outcomes)
         if self.probe is not None:
-            self.probe(outcome)
-        self._move(outcome)
+            self.probe(outcomes[MAIN])
+        for name, share in self._shares.items():
+            usage = self._usage if name == MAIN else None
+            share.move(outcomes[name], self._step_sizes(name), usage)
         self._end_round()
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds parameters, at the end of the flat vector. A group may have an lr of its own.
+        """Adds parameters, at the end of the flat vector. A group may have an lr and an l2 of its
+        own.
 
         Raises:
             SettingError: a group that differs in more than that, or a call between compress and
@@ -233,13 +286,17 @@ class RoundOptimizer(torch.optim.Optimizer):
         for name, value in param_group.items():
             if name == "lr":
                 check_lr(value)
+            elif name == "l2":
+                setting_field("l2").metadata["kind"].check("l2", value)
             elif name not in _GROUP_NAMES and value != self._fixed.get(name, 0):
                 raise SettingError(
-                    f"a parameter group sets {name}={value!r}; only lr can differ between groups"
+                    f"a parameter group sets {name}={value!r}; only lr and l2 can differ between "
+                    "groups"
                 )
-        if self._is_built and not self._aggregator.is_empty:
+        if self._is_built and not self.aggregator.is_empty:
             raise SettingError("add_param_group between compress and step; call step first")
         super().add_param_group(param_group)
+        self._note_exempt_lr(self.param_groups[-1])
         if self._is_built:
             try:
                 self._build()
@@ -256,9 +313,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         but not counted, which a distributed checkpoint leaves out."""
         self._refresh()
         state_dict: dict[str, Any] = super().state_dict()
-        extra: dict[str, Any] = {
-            _PENDING + name: value for name, value in self._aggregator.pending().items()
-        }
+        extra: dict[str, Any] = {_PENDING + name: value for name, value in self._pending().items()}
         if self._usage is not None:
             extra[_BIN_COUNTS] = self._usage.as_lists()
         if extra and self._parameters:
@@ -284,8 +339,9 @@ class RoundOptimizer(torch.optim.Optimizer):
             for name, value in extra.items()
             if name.startswith(_PENDING)
         }
-        # On trial: if it does not fit, nothing has changed.
-        self._make_aggregator().restore(pending, step)
+        if pending:
+            # On trial: if it does not fit, nothing has changed.
+            _restore(self._make_shares(), pending, step)
         super().load_state_dict(state_dict)
         self.state.clear()
         for parameter, own in zip(self._parameters, saved, strict=True):
@@ -293,7 +349,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         # torch has called __setstate__, and so built everything anew, from state that it has cast
         # to the parameters' types.
         self._views.adopt(self.state)
-        self._aggregator.restore(pending, step)
+        _restore(self._shares, pending, step)
         if self._usage is not None:
             self._usage.restore(extra.get(_BIN_COUNTS, []))
 
@@ -333,16 +389,28 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._refresh()
         names = ("settings", "exchange", "participants", "_usage")
         kept = {name: getattr(self, name) for name in names}
-        return super().__getstate__() | kept | {"_pending": self._aggregator.pending()}
+        return super().__getstate__() | kept | {"_pending": self._pending()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         pending = state.pop("_pending", {})
         super().__setstate__(state)
         self.__dict__.setdefault("probe", None)
         self._build()
-        self._aggregator.restore(pending, self.round)
+        _restore(self._shares, pending, self.round)
+
+    def _pending(self) -> dict[str, Tensor]:
+        return {
+            f"{name} {kept}": value
+            for name, share in self._shares.items()
+            for kept, value in share.aggregator.pending().items()
+        }
 
     # Inside.
+
+    @property
+    def _main(self) -> ParamShare:
+        """The parameters that are voted on, or all of an optimizer that votes on none."""
+        return self._shares[MAIN]
 
     @functools.cached_property
     def _fixed(self) -> dict[str, Any]:
@@ -352,19 +420,21 @@ class RoundOptimizer(torch.optim.Optimizer):
         return {name: lasting[name] for name in self.known_settings if name in lasting}
 
     def _build(self) -> None:
-        """Flat vectors, their views in `state`, and the aggregator, for the parameters as they
-        are."""
+        """Flat vectors, their views in `state`, and what takes the rounds, for the parameters as
+        they are."""
         self._parameters = [param for group in self.param_groups for param in group["params"]]
         _check_parameters(self._parameters)
         self._device = self._parameters[0].device if self._parameters else torch.device("cpu")
-        self._layout = FlatLayout([parameter.numel() for parameter in self._parameters])
-        self._encoders = {
-            worker: self._make_encoder(self._layout.numel, self._device)
-            for worker in self.exchange.hosted
+        self._sizes = [parameter.numel() for parameter in self._parameters]
+        self._shares = self._make_shares()
+        remembered = {
+            index: state
+            for share in self._shares.values()
+            for index, state in zip(share.indices, share.state(), strict=True)
         }
-        self._views = StateViews(self._parameters, self._layout, self._encoders)
+        in_order = [remembered[index] for index in range(len(self._parameters))]
+        self._views = StateViews(self._parameters, in_order)
         self._views.adopt(self.state)
-        self._aggregator = self._make_aggregator()
         self._is_built = True
 
     def _refresh(self) -> None:
@@ -373,17 +443,14 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._check_groups()
         is_moved = bool(self._parameters) and self._parameters[0].device != self._device
         if is_moved or not self._views.are_in(self.state):
-            pending, round_ = self._aggregator.pending(), self.round
+            pending, round_ = self._pending(), self.round
             self._build()
             if self.round == round_:
-                self._aggregator.restore(pending, round_)
+                _restore(self._shares, pending, round_)
 
     def _check_groups(self) -> None:
         """Raises SettingError if somebody has moved what cannot move."""
-        if any(
-            parameter.numel() != span.numel
-            for parameter, span in zip(self._parameters, self._layout.spans, strict=True)
-        ):
+        if [parameter.numel() for parameter in self._parameters] != self._sizes:
             raise SettingError("a parameter has been resized; make a new optimizer to train it")
         num_params = sum(len(group["params"]) for group in self.param_groups)
         if num_params != len(self._parameters):
@@ -392,10 +459,12 @@ class RoundOptimizer(torch.optim.Optimizer):
                 f"{len(self._parameters)} before; make a new optimizer to train others"
             )
         for group in self.param_groups:
-            if group.get("momentum"):
+            momentum = self._fixed.get("momentum", 0.0)
+            if group.get("momentum") != momentum:
                 raise SettingError(
-                    f"momentum is {group['momentum']}, and {type(self).__name__} has none; with "
-                    "OneCycleLR or CyclicLR set cycle_momentum=False"
+                    f"momentum of a parameter group is {group.get('momentum')!r}; "
+                    f"{type(self).__name__} stays at {momentum}: with OneCycleLR or CyclicLR set "
+                    "cycle_momentum=False"
                 )
             for name, value in self._fixed.items():
                 if group.get(name) != value:
@@ -403,9 +472,32 @@ class RoundOptimizer(torch.optim.Optimizer):
                         f"{name} of a parameter group is {group.get(name)!r}; it stays {value!r}"
                     )
 
+    def _note_exempt_lr(self, group: dict[str, Any]) -> None:
+        """exempt_lr as a multiple of the group's lr, so that it follows what schedulers do to that.
+
+        Raises:
+            SettingError: the lr is 0, of which it is no multiple.
+        """
+        exempt_lr = self.settings.exempt_lr
+        if exempt_lr is None or _EXEMPT_RATIO in group:
+            return
+        if not float(group["lr"]):
+            self.param_groups.pop()
+            raise SettingError(
+                "exempt_lr follows the schedule of lr, which starts at 0 here; start it above"
+            )
+        group[_EXEMPT_RATIO] = exempt_lr / float(group["lr"])
+
     def _compress(self, slot: int) -> None:
-        gradient = gather(self._parameters, self._layout, self._device)
-        self._aggregator.compress(slot, gradient, self.round)
+        shares = list(self._shares.values())
+        gradients = [share.gather() for share in shares]
+        if len(shares) > 1:
+            # A worker takes part with all it has, or with nothing; one share reports why.
+            bad = next((i for i, one in enumerate(gradients) if not one.is_finite()), None)
+            if bad is not None:
+                gradients = [one if i == bad else one.absent() for i, one in enumerate(gradients)]
+        for share, gradient in zip(shares, gradients, strict=True):
+            share.aggregator.compress(slot, gradient, self.round)
 
     def _compress_alone(self) -> None:
         if len(self.exchange.hosted) == 1:
@@ -416,15 +508,20 @@ class RoundOptimizer(torch.optim.Optimizer):
                 "call compress(worker=i) after each worker's backward"
             )
 
-    def _note_participation(self, outcome: Outcome) -> None:
+    def _note_participation(self, outcomes: Mapping[str, Outcome]) -> None:
         """Reports the first gradient that is not finite, counts all; with strict, raises."""
-        self.participants = outcome.participants
-        for header in outcome.headers:
-            if header.non_finite is None:
-                continue
+        found = {worker for one in outcomes.values() for worker in one.participants}
+        self.participants = tuple(sorted(found))
+        reports = [
+            (header, self._shares[name].indices[header.non_finite])
+            for name, outcome in outcomes.items()
+            for header in outcome.headers
+            if header.non_finite is not None
+        ]
+        for header, index in sorted(reports, key=lambda report: report[0].worker):
             message = (
                 f"worker {header.worker} sits out round {header.round}: the gradient of parameter "
-                f"{self._parameter_name(header.non_finite)} is not finite"
+                f"{self._parameter_name(index)} is not finite"
             )
             if self.settings.strict:
                 self.participants = ()
@@ -434,33 +531,15 @@ class RoundOptimizer(torch.optim.Optimizer):
                 log.warning("%s (reported once, counted from here on)", message)
             self._views.num_non_finite += 1
 
-    def _move(self, outcome: Outcome) -> None:
-        """p = p - lr * update."""
-        if self._usage is not None:
-            self._usage.begin(self._layout.numel)
-        targets = [
-            # As float32, as the reference has it.
-            (parameter, float(np.float32(float(group["lr"]))))
-            for group in self.param_groups
-            for parameter in group["params"]
-        ]
-        whole: dict[int, Tensor] = {}
-        for span, update in self._aggregator.updates(outcome):
-            if self._usage is not None:
-                self._usage.add(update)
-            for index, part in self._layout.parts_of(span):
-                parameter, lr = targets[index]
-                place = part.shifted(-self._layout.spans[index].start)
-                values = update[part.shifted(-span.start).slice]
-                if parameter.itemsize < values.itemsize:
-                    # Torch rounds the last elements of a half-precision vector in another way, so
-                    # that results would depend on where updates are cut.
-                    kept = whole.setdefault(index, values.new_empty(parameter.numel()))
-                    kept[place.slice] = values
-                else:
-                    _apply(parameter, lr, place, values)
-        for index, values in whole.items():
-            _apply(*targets[index], Span(0, values.numel()), values)
+    def _step_sizes(self, name: str) -> list[StepSize]:
+        """Of the parameters of a share, as their groups have it now."""
+        sizes = []
+        for group in self.param_groups:
+            ratio = group.get(_EXEMPT_RATIO, 1.0) if name == _EXEMPT else 1.0
+            sizes += [StepSize(float(group["lr"]) * ratio, float(group["l2"]))] * len(
+                group["params"]
+            )
+        return [sizes[index] for index in self._shares[name].indices]
 
     def _end_round(self) -> None:
         self.exchange.end_round(self.participants)
@@ -471,8 +550,20 @@ class RoundOptimizer(torch.optim.Optimizer):
         return str(names[index]) if names else f"number {index}"
 
 
-# What torch itself puts into a group, or a user as a name.
-_GROUP_NAMES = {"params", "lr", "param_names", "initial_lr", "name"}
+# What torch or we ourselves put into a group, or a user as a name.
+_GROUP_NAMES = {"params", "param_names", "initial_lr", "name", _EXEMPT_RATIO}
+
+
+def _restore(shares: Mapping[str, ParamShare], pending: Mapping[str, Tensor], round_: int) -> None:
+    """Takes over ballots that were cast but not counted, by share and name."""
+    for name, share in shares.items():
+        start = f"{name} "
+        own = {
+            kept.removeprefix(start): value
+            for kept, value in pending.items()
+            if kept.startswith(start)
+        }
+        share.aggregator.restore(own, round_)
 
 
 def _exchange(
@@ -502,19 +593,3 @@ def _check_parameters(parameters: Iterable[Tensor]) -> None:
             raise SettingError(
                 "a parameter has no shape yet (a lazy module): run a batch through the model first"
             )
-
-
-def _apply(parameter: Tensor, lr: float, place: Span, update: Tensor) -> None:
-    """p = p - lr * update with lr as float32 and one rounding (design, section 2, step 5).
-
-    Args:
-        place: the elements of the parameter that the update is for.
-        update: flat float32.
-    """
-    change = update.to(parameter)
-    if parameter.is_contiguous():
-        parameter.view(-1)[place.slice].add_(change, alpha=-lr)
-    else:
-        moved = parameter.flatten()
-        moved[place.slice].add_(change, alpha=-lr)
-        parameter.copy_(moved.view(parameter.shape))

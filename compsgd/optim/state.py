@@ -1,9 +1,9 @@
-"""What workers remember, under each parameter in `optimizer.state`, as torch has it.
+"""What an optimizer remembers, under each parameter in `optimizer.state`, as torch has it.
 
-`state[parameter]` holds "step", as Adam's does, and for each hosted worker and each of its flat
-vectors the part of that parameter, as "max.<worker>". The number tells workers of different
-processes apart in a distributed checkpoint. These tensors are views: arithmetic is done on the
-flat vectors.
+`state[parameter]` holds "step", as Adam's does, what moves the parameter, as "exp_avg", and for
+each hosted worker and each of its flat vectors the part of that parameter, as "max.<worker>". The
+number tells workers of different processes apart in a distributed checkpoint. These tensors are
+views: arithmetic is done on the flat vectors.
 """
 
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from compsgd.errors import SettingError
-from compsgd.layout import FlatLayout
-from compsgd.voting.encoder import Encoder
 
 STEP = "step"
 NON_FINITE = "num_non_finite"
@@ -24,7 +22,7 @@ State = MutableMapping[Any, dict[str, Any]]
 
 
 class StateViews:
-    """The flat vectors of the hosted workers' encoders, as they stand in `optimizer.state`.
+    """What is remembered, as it stands in `optimizer.state`.
 
     Attributes:
         step: int64, 0-dimensional: how many rounds were taken; the same tensor under each
@@ -34,23 +32,19 @@ class StateViews:
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], layout: FlatLayout, encoders: Mapping[int, Encoder]
+        self, parameters: Sequence[Tensor], remembered: Sequence[Mapping[str, Tensor]]
     ) -> None:
         """
         Args:
-            parameters: of the layout.
-            layout: of the flat vectors.
-            encoders: of the hosted workers, by worker.
+            parameters: of the optimizer.
+            remembered: by parameter and name, tensors that are updated in place.
         """
         self.step = torch.zeros((), dtype=torch.int64)
         self.num_non_finite = torch.zeros((), dtype=torch.int64)
-        self._views: list[tuple[Tensor, dict[str, Tensor]]] = []
-        for parameter, span in zip(parameters, layout.spans, strict=True):
-            views = {STEP: self.step}
-            for worker, encoder in encoders.items():
-                for name, flat in encoder.state.items():
-                    views[f"{name}.{worker}"] = flat[span.slice].view(parameter.shape)
-            self._views.append((parameter, views))
+        self._views = [
+            (parameter, {STEP: self.step, **own})
+            for parameter, own in zip(parameters, remembered, strict=True)
+        ]
         if self._views:
             self._views[0][1][NON_FINITE] = self.num_non_finite
 

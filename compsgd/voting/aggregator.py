@@ -16,7 +16,7 @@ from compsgd.codec.base import CodecSpec
 from compsgd.codec.compiling import Work, choose
 from compsgd.codec.registry import codec_for
 from compsgd.codec.wire import RoundFormat, WireFormat
-from compsgd.errors import DamagedDataError
+from compsgd.errors import DamagedDataError, SettingError
 from compsgd.gradient import Gradient
 from compsgd.layout import FlatLayout, Span, Voters, Workspace, shard_span, voters_within
 from compsgd.rng import BREAK_TIE, BREAK_ZERO, BitStream, derive_key
@@ -150,8 +150,17 @@ class LevelAggregator:
 
     def compress(self, slot: int, gradient: Gradient, round_: int) -> None:
         """1. Sums of the gradient, which tell whether it is finite. 2. Its codes. 3. Packed, shard
-        by shard. 4. A header in front."""
-        worker = self.exchange.hosted[slot]
+        by shard. 4. A header in front.
+
+        Raises:
+            SettingError: with error feedback, a second one of the same round.
+        """
+        worker, encoder = self.exchange.hosted[slot], self._encoders[slot]
+        if encoder.has_feedback and slot in self.box.cast:
+            raise SettingError(
+                f"worker {worker} compresses twice before a step; with error feedback its first "
+                "ballot would count as sent"
+            )
         sums = self.codec.magnitudes(gradient) if self._carries_magnitudes else gradient.sums()
         is_finite = all(map(math.isfinite, sums))
         non_finite = None if is_finite else gradient.first_non_finite()
@@ -162,6 +171,8 @@ class LevelAggregator:
         else:
             self.box.payload(slot).zero_()
         header = self.box.header(worker, round_, gradient.present, non_finite)
+        if self._carries_magnitudes and (smoothed := encoder.smoothed(gradient)) is not gradient:
+            sums = self.codec.magnitudes(smoothed)
         self.box.put(slot, header, self._means(gradient, sums))
 
     def _encode(self, slot: int, worker: int, gradient: Gradient, round_: int) -> None:
@@ -248,8 +259,9 @@ class LevelAggregator:
 
     # For clients that put a vote back into the gradient's units.
 
-    def mean_magnitudes(self, outcome: Outcome) -> Tensor:
-        """By parameter, the mean over those who vote on it of what their headers say.
+    def median_magnitudes(self, outcome: Outcome) -> Tensor:
+        """By parameter, the lower median over those who vote on it of what their headers say: fewer
+        than half of them cannot move it beyond what the others say.
 
         Raises:
             DamagedDataError: a header says what cannot be.
@@ -263,8 +275,8 @@ class LevelAggregator:
                     f"worker {header.worker} sends a mean magnitude that cannot be one"
                 )
         votes = torch.tensor([header.present for header in outcome.headers])
-        mean: Tensor = (means * votes).sum(0) / votes.sum(0).clamp(min=1)
-        return mean
+        medians: Tensor = means.masked_fill(~votes, math.nan).nanmedian(0).values
+        return medians.nan_to_num(0.0)
 
     def pending(self) -> dict[str, Tensor]:
         return self.box.pending()

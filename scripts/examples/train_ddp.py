@@ -84,7 +84,7 @@ def load(path: Path, parts: dict[str, Any], state: VoteState | None, device: tor
     votes = saved["votes"]
     if state is not None and votes[0] is not None:
         # A rank that was not there before starts with a range that has seen nothing.
-        fresh = votes[0] | {"ranges": None}
+        fresh = votes[0] | {"memory": None}
         state.load_state_dict((votes + [fresh] * dist.get_world_size())[dist.get_rank()])
     return int(saved["epoch"])
 

@@ -116,7 +116,10 @@ def test_two_processes_end_with_the_same_bits(finished, text, tmp_path):
 
 def test_sizes_and_ties_make_a_difference(finished, text, tmp_path):
     counts = {cell_of(finished[0])["num_parameters"]}
-    for name, args in (("tied", ["--tie_embeddings"]), ("base", ["--model_size", "base"])):
+    for name, args in (
+        ("untied", ["--tie_embeddings", "false"]),
+        ("base", ["--model_size", "base"]),
+    ):
         result = train(tmp_path / name, text, *args, "--epochs", 1, "--batch_size", 20)
         assert result.exit_code == 0, result.output
         counts.add(cell_of(tmp_path / name)["num_parameters"])

@@ -24,6 +24,6 @@ def test_a_step_runs_through_few_functions_and_files(shown, name):
 
 
 def test_the_listing_goes_from_the_client_to_the_kernels(shown):
-    for function in ("RoundOptimizer.step", "RangeEncoder.encode", "code_levels", "_apply",
+    for function in ("RoundOptimizer.step", "WorkerEncoder.encode", "code_levels", "_apply",
                      "vote_hook", "GroupVote.take", "write_levels"):  # fmt: skip
         assert f"    {function}\n" in shown

@@ -21,14 +21,18 @@ def sgd_on(net):
 
 
 def equals_the_optimizer(memory_format=torch.contiguous_format, **ddp_settings):
-    for binning, compile in (("lin", "native"), ("lin", "off"), ("exp", "off")):
+    both = {"momentum": 0.9, "error_feedback": True}
+    for more, compile in (
+        ({}, "native"), ({}, "off"), ({"binning": "exp"}, "off"), (both, "native"),
+        (both | {"binning": "exp"}, "off"),
+    ):  # fmt: skip
         net = model().to(memory_format=memory_format)
         hooked = DistributedDataParallel(net, **ddp_settings)
-        state = register_vote_hook(hooked, **SETTINGS | {"binning": binning, "compile": compile})
+        state = register_vote_hook(hooked, **SETTINGS | more | {"compile": compile})
         plain = model()
         pairs = (
             (hooked, sgd_on(hooked)),
-            (plain, vote_optimizer(plain, binning=binning, compile="off")),
+            (plain, vote_optimizer(plain, compile="off", **more)),
         )
         for step in range(5):
             for net, optimizer in pairs:

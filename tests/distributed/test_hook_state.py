@@ -59,8 +59,8 @@ def test_a_state_that_is_pickled():
     assert copied.process_group is None
     assert copied.iteration == 6
     assert copied.settings == state.settings
-    for name, bound in state.state_dict()["ranges"].items():
-        assert torch.equal(copied.state_dict()["ranges"][name], bound)
+    for name, bound in state.state_dict()["memory"].items():
+        assert torch.equal(copied.state_dict()["memory"][name], bound)
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_an_infinity_on_one_rank_sits_out(value):
     aggregator.aggregate()
     for parameter, theirs in zip(parameters, of_rank_0, strict=True):
         assert torch.equal(parameter.grad, LARGEST * theirs.sign())
-    ranges = aggregator.state_dict()["ranges"]
+    ranges = aggregator.state_dict()["memory"]
     # The rank that sits out has seen nothing.
     assert all(bool(bound.isfinite().all()) for bound in ranges.values()) == (dist.get_rank() == 0)
 
@@ -183,10 +183,10 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened(start_from):
     assert_equal_weights(whole, second)
     ours, theirs = of_second.state_dict(), of_whole.state_dict()
     assert ours["iteration"] == theirs["iteration"] == 6
-    for name, bound in theirs["ranges"].items():
-        assert torch.equal(ours["ranges"][name], bound)
+    for name, bound in theirs["memory"].items():
+        assert torch.equal(ours["memory"][name], bound)
     # Each rank's is its own.
-    bounds = everyones(theirs["ranges"]["max"])
+    bounds = everyones(theirs["memory"]["max"])
     assert not torch.equal(bounds[0], bounds[1])
 
 

@@ -57,4 +57,11 @@ def three_rounds(compile, optimizer, num_shards, numel, **settings):
                 parameters[0].grad = None
             one.compress(worker)
         one.step()
-    return [*exchange.sent, *parameters, *one.bin_counts]
+    remembered = [value for parameter in parameters for value in one.state[parameter].values()]
+    return [*exchange.sent, *parameters, *one.bin_counts, *remembered]
+
+
+def empty_range(numel):
+    """The (maximum, minimum) of a worker that has seen no gradient."""
+    maximum = torch.full((numel,), -float("inf"))
+    return maximum, -maximum

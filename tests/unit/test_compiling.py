@@ -23,7 +23,7 @@ from compsgd.codec.combine import MEAN, VOTE
 from compsgd.codec.compiling import Eager, Inductor, Work, choose, compiler_named
 from compsgd.codec.registry import codec_for
 from compsgd.codec.torch_codec import torch_codec
-from compsgd.codec.torch_kernels import range_codes
+from compsgd.codec.torch_kernels import encode
 
 pytestmark = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler for torch.compile"
@@ -50,6 +50,14 @@ def test_same_bytes_for_every_alphabet(num_bits, rand_zero):
     numel = numel_for(num_bits, rand_zero, 1)
     settings = {"num_bits": num_bits, "rand_zero": rand_zero, "decay_max": 0.9, "decay_min": 0.7}
     assert_same_rounds("on", compsgd.CompressedSGDVote, 1, numel, **settings)
+
+
+@pytest.mark.parametrize("rand_zero", [True, False])
+@pytest.mark.parametrize("options", [{"momentum": 0.9}, {"momentum": 0.9, "error_feedback": True}])
+def test_same_with_all_that_a_worker_may_remember(options, rand_zero):
+    numel = numel_for(3, rand_zero, 1)
+    more = {"decay_max": 0.9, "decay_min": 0.7, "rand_zero": rand_zero, **options}
+    assert_same_rounds("on", compsgd.CompressedSGDVote, 1, numel, **more)
 
 
 @pytest.mark.parametrize("rand_zero", [True, False])
@@ -93,8 +101,9 @@ def test_exp_moves_only_values_on_an_edge(rand_zero):
         maximum = torch.full_like(gradient, 2e-2)
         bounds.append((maximum, -maximum))
         out = torch.empty_like(gradient, dtype=alphabet.code_dtype)
-        args = out, gradient, *bounds[-1], torch.tensor([0.99, 0.99]), bits
-        kernel = compiler_named(compile, False).compiled(range_codes(alphabet, "exp"))
+        rates = torch.tensor([0.99, 0.99, 0.0, 1.0])
+        args = out, gradient, bounds[-1], None, None, rates, bits
+        kernel = compiler_named(compile, False).compiled(encode(alphabet, "exp"))
         codes.append(kernel(*args).to(torch.int32))
     for ours, theirs in zip(*bounds, strict=True):
         assert torch.equal(ours, theirs)

@@ -13,7 +13,7 @@ from rounds import assert_same_rounds, numel_for
 
 import compsgd
 from compsgd.codec.alphabet import ballot_alphabet, codes_to_levels
-from compsgd.codec.base import CodecSpec, Range
+from compsgd.codec.base import CodecSpec, Memory, Rates
 from compsgd.codec.combine import VOTE
 from compsgd.codec.numba_codec import NumbaCodec, _random_bits
 from compsgd.codec.registry import codec_for
@@ -34,11 +34,21 @@ def test_same_bytes_and_update_of_a_vote(num_bits, num_shards):
     assert_same_rounds("native", compsgd.CompressedSGDVote, num_shards, numel, **options)
 
 
+@pytest.mark.parametrize("num_bits", [1, 3, 8])
+@pytest.mark.parametrize("options", [{"momentum": 0.9}, {"error_feedback": True},
+                                     {"momentum": 0.95, "error_feedback": True}])  # fmt: skip
+def test_same_with_all_that_a_worker_may_remember(num_bits, options):
+    numel = numel_for(num_bits, True, 1)
+    more = {"num_bits": num_bits, "decay_max": 0.9, "decay_min": 0.7, **options}
+    assert_same_rounds("native", compsgd.CompressedSGDVote, 1, numel, **more)
+
+
 @pytest.mark.parametrize("num_shards", [1, 3])
 @pytest.mark.parametrize(
     ("optimizer", "options"),
     [
         (compsgd.SignSGD, {}),
+        (compsgd.SignSGD, {"momentum": 0.9}),
         (compsgd.SignSGD, {"rand_zero": False}),
         (compsgd.CompressedSGD, {}),
         (compsgd.CompressedSGDVote, {"rand_zero": False}),
@@ -150,7 +160,9 @@ def test_spans_may_be_cut_anywhere(num_bits, numel, start, data):
         codes = torch.empty(numel, dtype=torch.uint8)
         bounds = torch.full((numel,), 0.5), torch.full((numel,), -0.5)
         gradient = gradient_in_parts(values, cuts)
-        codec.encode(codes, gradient, Range(*bounds, 0.9, 0.8), bits)
+        momentum, error = torch.full((numel,), 0.1), torch.full((numel,), -0.2)
+        memory = Memory(bounds, momentum, error, Rates(0.9, 0.8, 0.5))
+        codec.encode(codes, gradient, memory, bits)
         size = compsgd.packed_num_bytes(numel, num_bits)
         ballots = torch.zeros(3, size + 3, dtype=torch.uint8)
         for seed, row in enumerate(ballots[:2]):
@@ -159,7 +171,7 @@ def test_spans_may_be_cut_anywhere(num_bits, numel, start, data):
         voted = torch.full_like(codes, 255)
         voters = [Voters(part.span, (2, 0)) for part in reversed(gradient.parts)]
         codec.count(voted, ballots, voters, VOTE, bits)
-        results.append([codes, *bounds, voted])
+        results.append([codes, *memory.vectors, voted])
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
 

@@ -10,9 +10,10 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
+from rounds import empty_range
 
 import compsgd
-from compsgd.codec.binning import discretise, empty_range, signed, update_range
+from compsgd.codec.binning import discretise, signed, update_range
 from compsgd.codec.combine import vote
 from compsgd.codec.compiling import Eager
 from compsgd.layout import FlatLayout, Span
@@ -77,7 +78,7 @@ def test_a_round_is_its_manual_chain(binning, num_bits, rand_zero):
     )
     expected = values(parameters)
     numel = expected.numel()
-    ranges = [empty_range(numel, torch.device("cpu")) for _ in range(num_workers)]
+    ranges = [empty_range(numel) for _ in range(num_workers)]
     for round_ in range(4):
         total = torch.zeros(numel, dtype=torch.int32)
         for worker, (maximum, minimum) in enumerate(ranges):
@@ -905,7 +906,9 @@ def test_keyword_arguments_win_over_a_settings_object():
     ("optimizer", "settings", "message"),
     [
         (compsgd.CompressedSGDVote, {"scale": 2.0}, "no setting scale, which is 2.0"),
-        (compsgd.CompressedSGDVote, {"exempt_1d": True}, "no setting exempt_1d, which is True"),
+        (compsgd.SGD, {"exempt_1d": True}, "no setting exempt_1d, which is True"),
+        (compsgd.SignSGD, {"error_feedback": True}, "no setting error_feedback, which is True"),
+        (compsgd.AdamW, {"momentum": 0.9}, "no setting momentum, which is 0.9"),
         (compsgd.SignSGD, {"num_bits": 2}, "no setting num_bits, which is 2"),
         (compsgd.SGD, {"seed": 1}, "no setting seed, which is 1"),
     ],

@@ -19,7 +19,7 @@ from compsgd.comm.traffic.cost import StepCost
 from compsgd.gradient import gather
 from compsgd.layout import FlatLayout
 from compsgd.voting.aggregator import LevelAggregator
-from compsgd.voting.encoder import RangeEncoder
+from compsgd.voting.encoder import WorkerEncoder
 
 CPU = torch.device("cpu")
 KNOWN = {"binning": BINNINGS, "compile": COMPILE_CHOICES, "exchange": exchanges.EXCHANGES}
@@ -159,7 +159,7 @@ def test_a_third_combine(combine, compile, monkeypatch, fresh_codecs):
     monkeypatch.setitem(COMBINES, "extreme", combine)
     settings = VoteSettings(compile=compile)
     layout, exchange = FlatLayout([5]), compsgd.InProcessExchange(3)
-    encoders = [RangeEncoder.fresh(5, CPU, settings) for _ in exchange.hosted]
+    encoders = [WorkerEncoder.fresh(5, CPU, settings) for _ in exchange.hosted]
     work = Work(ballot_alphabet(3, zeros=False), "lin", combine_named("extreme"), "cpu")
     aggregator = LevelAggregator(layout, encoders, work, exchange, settings, CPU)
     values = [1.0, 1.0, 1.0, -1.0, -1.0]

@@ -9,7 +9,7 @@ from compsgd import VoteSettings
 from compsgd.errors import SettingError
 from compsgd.layout import FlatLayout
 from compsgd.optim.state import StateViews, join_workers, split_workers
-from compsgd.voting.encoder import RangeEncoder, SignEncoder
+from compsgd.voting.encoder import WorkerEncoder
 
 SHAPES = [(2, 2), (3,)]
 LAYOUT = FlatLayout([4, 3])
@@ -18,10 +18,18 @@ LAYOUT = FlatLayout([4, 3])
 def make(workers=(0, 2)):
     parameters = [torch.zeros(shape) for shape in SHAPES]
     encoders = {
-        worker: RangeEncoder.fresh(LAYOUT.numel, torch.device("cpu"), VoteSettings())
+        worker: WorkerEncoder.fresh(LAYOUT.numel, torch.device("cpu"), VoteSettings())
         for worker in workers
     }
-    return parameters, encoders, StateViews(parameters, LAYOUT, encoders)
+    remembered = [
+        {
+            f"{name}.{worker}": flat[span.slice].view(shape)
+            for worker, encoder in encoders.items()
+            for name, flat in encoder.state.items()
+        }
+        for span, shape in zip(LAYOUT.spans, SHAPES, strict=True)
+    ]
+    return parameters, encoders, StateViews(parameters, remembered)
 
 
 def adopted(workers=(0, 2)):
@@ -48,7 +56,7 @@ def test_the_step_is_one_for_all():
 
 def test_who_remembers_nothing_has_only_the_step():
     parameters = [torch.zeros(2)]
-    views = StateViews(parameters, FlatLayout([2]), {0: SignEncoder()})
+    views = StateViews(parameters, [{}])
     state = defaultdict(dict)
     views.adopt(state)
     assert set(state[parameters[0]]) == {"step", "num_non_finite"}

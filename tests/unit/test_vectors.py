@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from rounds import empty_range
 
 import compsgd
-from compsgd.codec.binning import discretise, discretise_sign, empty_range, signed, update_range
+from compsgd.codec.binning import discretise, discretise_sign, signed, update_range
 
 STEPS, WORKERS = 6, 8
 GRID = list(itertools.product(("lin", "exp"), (1, 3), (1.0, 0.5)))
@@ -48,7 +49,7 @@ def test_all_vectors_are_here(vectors):
 def test_ranges(vectors, decay, j):
     grads = torch.from_numpy(vectors["grads"][f"g{j}"])
     for worker in range(WORKERS):
-        maximum, minimum = empty_range(grads[0, worker].numel(), torch.device("cpu"))
+        maximum, minimum = empty_range(grads[0, worker].numel())
         for step in range(STEPS):
             update_range(maximum, minimum, grads[step, worker].flatten(), decay, decay)
             for ours, name in ((maximum, "max"), (minimum, "min")):

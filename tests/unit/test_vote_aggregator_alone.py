@@ -46,8 +46,8 @@ def test_settings_to_start_from():
     [
         ({"settings": None}, "no settings"),
         ({"iteration": -5}, "iteration is -5"),
-        ({"ranges": {"max": torch.zeros(10)}}, "not float32 vectors of one size, max and min"),
-        ({"ranges": {"max": torch.zeros(9), "min": torch.zeros(9)}}, "9 elements.*have 10"),
+        ({"memory": {"max": torch.zeros(10)}}, "not float32 vectors named max, min"),
+        ({"memory": {"max": torch.zeros(9), "min": torch.zeros(9)}}, "9 elements.*have 10"),
         ({"settings": compsgd.VoteSettings(num_bits=4).lasting()}, "num_bits=4; here it is 3"),
     ],
 )

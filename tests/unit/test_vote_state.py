@@ -7,7 +7,7 @@ from compsgd.comm import VoteState
 from compsgd.errors import CompsgdError
 
 RANGES = {"max": torch.zeros(6), "min": torch.zeros(6)}
-SAVED = {"iteration": 3, "ranges": RANGES, "settings": VoteState().settings.lasting()}
+SAVED = {"iteration": 3, "memory": RANGES, "settings": VoteState().settings.lasting()}
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_arguments_out_of_bounds(arguments, message):
         ({"settings": None}, "no settings"),
         ({"iteration": -5}, "iteration is -5"),
         ({"iteration": "x"}, "iteration is 'x'"),
-        ({"ranges": {"max": torch.zeros(6)}}, "not float32 vectors of one size, max and min"),
-        ({"ranges": {"max": torch.zeros(5), "min": torch.zeros(5)}}, "5 elements.*have 6"),
+        ({"memory": {"max": torch.zeros(6)}}, "not float32 vectors named max, min"),
+        ({"memory": {"max": torch.zeros(5), "min": torch.zeros(5)}}, "5 elements.*have 6"),
         ({"settings": SAVED["settings"] | {"num_bits": 4}}, "num_bits=4; here it is 3"),
     ],
 )
@@ -48,14 +48,14 @@ def test_saved_states_that_do_not_fit_change_nothing(change, message):
     saved = SAVED | change if isinstance(change, dict) else change
     with pytest.raises(CompsgdError, match=message):
         state.load_state_dict(saved)
-    assert state.state_dict() == {"iteration": 0, "ranges": None} | {"settings": SAVED["settings"]}
+    assert state.state_dict() == {"iteration": 0, "memory": None} | {"settings": SAVED["settings"]}
 
 
 def test_a_state_keeps_its_range_when_it_gets_its_parameters_later():
     state = VoteState()
     state.load_state_dict(SAVED)
     state.params = [torch.nn.Parameter(torch.zeros(6))]
-    assert state.state_dict()["ranges"] is RANGES
+    assert state.state_dict()["memory"] is RANGES
     with pytest.raises(CompsgdError, match="6 elements"):
         state.params = [torch.nn.Parameter(torch.zeros(7))]
 
