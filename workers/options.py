@@ -14,6 +14,7 @@ from compsgd.workers.failures import UsageError
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
 ATTACKS = ("flip", "random", "constant", "nan")
+MODEL_SIZES = ("small", "base")
 
 # What a process decides for itself.
 _OWN_AFFAIR = {"log_dir", "dataset_root", "download", "overwrite", "threads"}
@@ -61,6 +62,9 @@ class Options:
     log_dir: Path
     overwrite: bool
     model: str
+    model_size: str
+    tie_embeddings: bool
+    context: int
     dataset: str
     dataset_root: Path
     download: bool

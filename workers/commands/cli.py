@@ -24,7 +24,14 @@ from compsgd.workers.commands.spreading import SpreadingCommand, normalise
 from compsgd.workers.data.datasets import DATASETS
 from compsgd.workers.failures import InterruptedRunError
 from compsgd.workers.launch.spawning import ChildError, start_processes
-from compsgd.workers.options import ATTACKS, BACKENDS, DEVICES, VOTE_OPTIONS, Options
+from compsgd.workers.options import (
+    ATTACKS,
+    BACKENDS,
+    DEVICES,
+    MODEL_SIZES,
+    VOTE_OPTIONS,
+    Options,
+)
 from compsgd.workers.train.models import MODELS
 from compsgd.workers.train.run import run
 
@@ -118,6 +125,11 @@ _OPTIONS = [
             help="Where experiments are kept."),
     _flag("--overwrite", default=False, help="Replace an existing experiment of this name."),
     _option("--model", type=click.Choice(MODELS), default="vanilla_cnn", help="What is trained."),
+    _option("--model_size", type=click.Choice(MODEL_SIZES), default="small",
+            help="Of gpt: small has 64 channels and 3 layers, base about a million parameters."),
+    _flag("--tie_embeddings", default=True, help="Whether gpt's head is its embedding."),
+    _option("--context", type=click.IntRange(min=1), default=64,
+            help="Tokens of a sequence, for text."),
     _option("--dataset", type=click.Choice(DATASETS), default="digits",
             help="digits comes with scikit-learn; the others are torchvision's."),
     _option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"),
