@@ -22,7 +22,8 @@ from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.report.progress import on_a_terminal
 
 _OPTIONS = [
-    click.option("--dataset", type=click.Choice(tuple(IMAGE_FORMATS)), default="MNIST", show_default=True),
+    click.option("--dataset", type=click.Choice(tuple(IMAGE_FORMATS)), default="MNIST",
+                 show_default=True),
     click.option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"),
                  show_default=True),
     click.option("--download", type=bool, default=False, is_flag=False, flag_value="true",

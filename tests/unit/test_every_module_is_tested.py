@@ -20,7 +20,6 @@ COVERED = {
     "compsgd/codec/torch_codec": ("unit/test_compiling.py", "eager against compiled"),
     "compsgd/codec/torch_kernels": ("unit/test_compiling.py", "what that codec runs"),
     "compsgd/files": ("unit/test_history.py", "what it writes are histories"),
-    "compsgd/history/axes": ("commands/test_plot_command.py", "what a line is drawn of"),
     "compsgd/history/histories": ("unit/test_history.py", "the package has the name"),
     "compsgd/optim/round_optimizer": ("unit/test_optimizers.py", "base of all optimizers"),
     "compsgd/voting/exchange": ("unit/test_optimizers.py", "workers in one process"),
