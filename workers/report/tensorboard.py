@@ -35,12 +35,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, duration: Duration, measure: Measure) -> None:
-        """
-        Args:
-            folder: of the cell.
-            duration: of it.
-            measure: what is shown beside the loss.
-        """
+        """Args: folder: of the cell. measure: what is shown beside the loss."""
         self._folder = folder
         self._duration = duration
         self._measure = measure
@@ -85,9 +80,9 @@ class TensorBoard:
     def epoch(
         self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
     ) -> None:
-        scalars = self._scalars("train", train)
-        if test is not None:
-            scalars |= self._scalars("test", test)
+        scalars = self._scalars("train", train) | (
+            {} if test is None else self._scalars("test", test)
+        )
         if optimizer.keeps_range:
             scalars |= range_statistics(optimizer)
         counts = optimizer.bin_counts[-self._duration.rounds_of(epoch) :]
@@ -99,10 +94,8 @@ class TensorBoard:
             writer.flush()
 
     def _scalars(self, split: str, score: Score) -> dict[str, float]:
-        return {
-            f"loss/{split}": score.loss,
-            f"{self._measure.name}/{split}": self._measure.of(score),
-        }
+        measure = self._measure
+        return {f"loss/{split}": score.loss, f"{measure.name}/{split}": measure.of(score)}
 
     @contextmanager
     def _writer(self) -> Iterator[Any]:
