@@ -8,7 +8,7 @@ from compsgd.workers.data.datasets import BatchPlan
 from compsgd.workers.train.duration import Duration
 
 # 12 batches, 3 rounds.
-PLAN = BatchPlan(num_images=1437, batch_size=128, num_workers=4, seed=0, shuffle=True)
+PLAN = BatchPlan(num_items=1437, batch_size=128, num_workers=4, seed=0, shuffle=True)
 
 
 @pytest.mark.parametrize(

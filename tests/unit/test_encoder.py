@@ -236,3 +236,18 @@ def test_what_is_smoothed_is_the_running_mean():
     assert part.values.tolist() == [-0.125, 0.5]
     assert plain.smoothed(gradient) is gradient
     assert (encoder.has_feedback, range_encoder(error_feedback=True).has_feedback) == (False, True)
+
+
+def test_the_worked_example_of_the_design():
+    """Section 2b: one element, momentum 0.5, error feedback."""
+    seen = {}
+    for third in (0.25, 0.3125):
+        encoder = range_encoder(momentum=0.5, error_feedback=True)
+        for round_, value in enumerate((1.0, -0.5, third, -1.0)):
+            level = levels_of(encoder, gradient_of([value] * NUMEL))[0]
+            state = {name: flat[0].item() for name, flat in encoder.state.items()}
+            seen[third, round_] = (level, *(state[name] for name in ("momentum", "max", "error")))
+    assert [seen[0.25, round_] for round_ in range(4)] == [
+        (4, 0.5, 0.5, 0), (0, 0, 0.5, 0), (1, 0.125, 0.5, 0), (-4, -0.4375, 0.5, 0)
+    ]  # fmt: skip
+    assert seen[0.3125, 2] == (2, 0.15625, 0.5, -0.09375)

@@ -180,3 +180,29 @@ def test_usages_count_what_is_voted_on():
     parameters, optimizer = make(count_usages=True)
     one_round(parameters, optimizer, 0)
     assert optimizer.bin_counts[0].sum() == 24
+
+
+def test_a_group_says_itself_whether_it_is_exempt():
+    embedding, weight = torch.ones(4, 3), torch.ones(2, 2)
+    groups = [{"params": [embedding], "exempt": True}, {"params": [weight]}]
+    optimizer = compsgd.CompressedSGDVote(groups, 0.1)
+    assert [one is weight for one in optimizer.voted_parameters] == [True]
+    bias = torch.ones(3)
+    optimizer.add_param_group({"params": [bias], "exempt": False})
+    assert [one is bias for one in optimizer.voted_parameters] == [False, True]
+    with pytest.raises(compsgd.SettingError, match="exempt is 1; it must be True or False"):
+        optimizer.add_param_group({"params": [torch.ones(1)], "exempt": 1})
+    with pytest.raises(compsgd.SettingError, match="sets exempt=True"):
+        compsgd.AdamW([{"params": [weight], "exempt": True}], 0.1)
+
+
+@pytest.mark.parametrize("client", [compsgd.VoteAggregator, compsgd.comm.VoteState])
+def test_hook_and_aggregator_are_told_what_is_exempt(client):
+    embedding, weight = (torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2))
+    params = [embedding, weight]
+    with pytest.raises(compsgd.SettingError, match="no parameter of this model"):
+        client(params=params, exempt=[torch.nn.Parameter(torch.ones(4, 3))])
+    made = client(params=params, exempt=[embedding])
+    known = made._membership.params
+    assert [known.place(param).is_voted for param in params] == [False, True]
+    assert known.digest() != client(params=params)._membership.params.digest()

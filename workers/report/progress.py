@@ -13,6 +13,7 @@ from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.workers.options import Cell
 from compsgd.workers.train.diagnosis import Finding
 from compsgd.workers.train.duration import Duration
+from compsgd.workers.train.measures import Measure
 from compsgd.workers.train.scores import BatchScore, Score
 
 _LINE_INTERVAL_S = 10.0
@@ -101,9 +102,10 @@ class Together(ExitStack):
 class Lines:
     """A line an epoch, one an evaluation between epochs, and one now and then in a long epoch."""
 
-    def __init__(self, cell_name: str, duration: Duration) -> None:
+    def __init__(self, cell_name: str, duration: Duration, measure: Measure) -> None:
         self._cell_name = cell_name
         self._duration = duration
+        self._measure = measure
         self._last = time.monotonic()
 
     def resume(self, epoch: int, round_: int) -> None:
@@ -114,16 +116,22 @@ class Lines:
         if time.monotonic() - self._last >= _LINE_INTERVAL_S:
             num_rounds = self._duration.rounds_of(step.epoch)
             place = f"epoch {step.epoch + 1}, round {step.round_ + 1}/{num_rounds}"
-            self._say(f"{place}: {_describe(step)}")
+            self._say(f"{place}: {_describe(step, self._measure)}")
 
     def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
-        self._say(f"round {optimizer.round}/{self._duration.num_rounds}: {_score('test', test)}")
+        place = f"round {optimizer.round}/{self._duration.num_rounds}"
+        self._say(f"{place}: {self._score('test', test)}")
 
     def epoch(
         self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
     ) -> None:
-        parts = [_score("training", train), *([] if test is None else [_score("test", test)])]
+        parts = [self._score("training", train)]
+        if test is not None:
+            parts.append(self._score("test", test))
         self._say(f"epoch {epoch + 1}: {'; '.join(parts)}")
+
+    def _score(self, split: str, score: Score) -> str:
+        return f"{split} loss {score.loss:.4f}, {self._measure.text(score)}"
 
     def _say(self, text: str) -> None:
         self._last = time.monotonic()
@@ -133,8 +141,9 @@ class Lines:
 class Bar:
     """One bar over all rounds of a cell."""
 
-    def __init__(self, cell_name: str, duration: Duration) -> None:
+    def __init__(self, cell_name: str, duration: Duration, measure: Measure) -> None:
         self._duration = duration
+        self._measure = measure
         self._bar: Any = click.progressbar(
             length=duration.num_rounds,
             label=cell_name,
@@ -165,10 +174,10 @@ class Bar:
             f"epoch {step.epoch + 1}/{self._duration.num_epochs} "
             f"round {step.round_ + 1}/{num_rounds}"
         )
-        self._bar.update(1, f"{place} {_describe(step)}{self._test}")
+        self._bar.update(1, f"{place} {_describe(step, self._measure)}{self._test}")
 
     def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
-        self._test = f" test {test.accuracy:.2f} %"
+        self._test = f" test {self._measure.number(test)}"
 
     def epoch(
         self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
@@ -177,15 +186,11 @@ class Bar:
             self.tested(test, optimizer)
 
 
-def _score(split: str, score: Score) -> str:
-    return f"{split} loss {score.loss:.4f}, accuracy {score.accuracy:.2f} %"
-
-
-def _describe(step: Step) -> str:
+def _describe(step: Step, measure: Measure) -> str:
     traffic = f"{step.num_bytes:,} B/step"
     if step.score is None:
         return traffic
-    return f"loss {step.score.loss:.4f} accuracy {step.score.accuracy:.1f} % {traffic}"
+    return f"loss {step.score.loss:.4f} {measure.text(step.score, digits=1)} {traffic}"
 
 
 def cell_name(cell: Cell, has_range: bool) -> str:

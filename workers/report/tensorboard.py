@@ -19,6 +19,7 @@ from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.workers.failures import RunError
 from compsgd.workers.report.progress import Step
 from compsgd.workers.train.duration import Duration
+from compsgd.workers.train.measures import Measure
 from compsgd.workers.train.scores import Score
 
 FOLDER = "tensorboard"
@@ -27,16 +28,17 @@ FOLDER = "tensorboard"
 class TensorBoard:
     """One cell of a sweep, in a folder of its own, which TensorBoard takes for a run.
 
-    Per step: loss and accuracy of the first worker's batch here, gradient bytes, how many workers
-    took part, and what --diagnose has found. Per epoch: loss and accuracy on both splits, the
-    range, and the bin usage of the epoch's updates. With --evaluate_every the test split has its
-    own steps.
+    Per step: loss and accuracy, or perplexity, of the first worker's batch here, gradient bytes,
+    how many workers took part, and what --diagnose has found. Per epoch: the same two on both
+    splits, the range, and the bin usage of the epoch's updates. With --evaluate_every the test
+    split has its own steps.
     """
 
-    def __init__(self, folder: Path, duration: Duration) -> None:
-        """Args: folder: of the cell."""
+    def __init__(self, folder: Path, duration: Duration, measure: Measure) -> None:
+        """Args: folder: of the cell. measure: what is shown beside the loss."""
         self._folder = folder
         self._duration = duration
+        self._measure = measure
         self._first_step = 1
         self._open_writer: Any = None
 
@@ -60,7 +62,8 @@ class TensorBoard:
         with self._writer() as writer:
             if step.score is not None:
                 writer.add_scalar("loss/batch", step.score.loss, optimizer.round)
-                writer.add_scalar("accuracy/batch", step.score.accuracy, optimizer.round)
+                measured = self._measure.of(step.score)
+                writer.add_scalar(f"{self._measure.name}/batch", measured, optimizer.round)
             writer.add_scalar("bytes_sent/step", step.num_bytes, optimizer.round)
             writer.add_scalar("bytes_sent/total", step.total_bytes, optimizer.round)
             writer.add_scalar("workers/taking_part", len(optimizer.participants), optimizer.round)
@@ -71,13 +74,15 @@ class TensorBoard:
 
     def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
         with self._writer() as writer:
-            for tag, value in _scalars("test", test).items():
+            for tag, value in self._scalars("test", test).items():
                 writer.add_scalar(tag, value, optimizer.round)
 
     def epoch(
         self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
     ) -> None:
-        scalars = _scalars("train", train) | ({} if test is None else _scalars("test", test))
+        scalars = self._scalars("train", train) | (
+            {} if test is None else self._scalars("test", test)
+        )
         if optimizer.keeps_range:
             scalars |= range_statistics(optimizer)
         counts = optimizer.bin_counts[-self._duration.rounds_of(epoch) :]
@@ -87,6 +92,10 @@ class TensorBoard:
             if counts:
                 _add_usage(writer, np.sum(counts, axis=0), optimizer.round)
             writer.flush()
+
+    def _scalars(self, split: str, score: Score) -> dict[str, float]:
+        measure = self._measure
+        return {f"loss/{split}": score.loss, f"{measure.name}/{split}": measure.of(score)}
 
     @contextmanager
     def _writer(self) -> Iterator[Any]:
@@ -105,10 +114,6 @@ class TensorBoard:
             yield
         except OSError as error:
             raise RunError(f"cannot write to {self._folder}: {error.strerror or error}") from error
-
-
-def _scalars(split: str, score: Score) -> dict[str, float]:
-    return {f"loss/{split}": score.loss, f"accuracy/{split}": score.accuracy}
 
 
 def range_statistics(optimizer: RoundOptimizer) -> dict[str, float]:
