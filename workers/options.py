@@ -90,6 +90,7 @@ class Options:
     batch_size: int
     epochs: int | None
     steps: int | None
+    exempt_embeddings: bool
     lr: tuple[float, ...]
     lr_schedule: str
     warmup: float
@@ -198,7 +199,8 @@ class Options:
             "exempt_optimizer": "exempt-{}",
             "exempt_lr": "exempt-lr{:g}",
         }
-        return [short[name].format(value) for name, value in self._unusual(REFUSED)]
+        parts = [short[name].format(value) for name, value in self._unusual(REFUSED)]
+        return [*parts, "exempt-embeddings"] if self.exempt_embeddings else parts
 
     def _unusual(self, names: Sequence[str]) -> list[tuple[str, Any]]:
         """The settings among these that are not the library's defaults, and their values."""
@@ -263,6 +265,8 @@ class Options:
         for name, value in self._unusual(REFUSED):
             if name not in self._known_settings:
                 raise UsageError(f"--{name} is {value}, but {self.optimizer} has no {name}")
+        if self.exempt_embeddings and not self.has_ballots:
+            raise UsageError(f"--exempt_embeddings is true, but {self.optimizer} votes on nothing")
         if self.vote.exempt_lr is not None and 0 in self.lr:
             raise UsageError("--exempt_lr follows the schedule of --lr, which is 0 here")
 
@@ -272,9 +276,11 @@ class Options:
                 "--diagnose compares ballots and their vote with the mean gradient; "
                 f"{self.optimizer} has no ballots and applies the mean itself"
             )
-        if self.diagnose and (self.vote.exempt_1d or self.vote.min_compress_numel):
+        vote = self.vote
+        if self.diagnose and (vote.exempt_1d or vote.min_compress_numel or self.exempt_embeddings):
             raise UsageError(
-                "--diagnose looks at all parameters; leave out --exempt_1d and --min_compress_numel"
+                "--diagnose looks at all parameters; leave out --exempt_1d, --exempt_embeddings "
+                "and --min_compress_numel"
             )
 
     def _check_sweep(self) -> None:

@@ -182,6 +182,9 @@ _OPTIONS = [
     _setting("binning"),
     _setting("num_bits"),
     _setting("exempt_1d"),
+    _flag("--exempt_embeddings", default=False,
+          help="Whether embeddings are averaged, too: rows that a batch does not touch then stay "
+          "where they are."),
     _setting("min_compress_numel"),
     _setting("exempt_optimizer"),
     _setting("exempt_lr", show_default="--lr"),

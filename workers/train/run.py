@@ -47,7 +47,7 @@ from compsgd.workers.train.duration import Duration
 from compsgd.workers.train.measures import measure_of
 from compsgd.workers.train.models import check_model, normalises_batches
 from compsgd.workers.train.preparation import Preparation, prepare_kernels
-from compsgd.workers.train.training import CellTraining, batch_plan, initial_model
+from compsgd.workers.train.training import CellTraining, batch_plan, initial_model, voted_parameters
 
 log = logging.getLogger("compsgd")
 
@@ -341,7 +341,7 @@ def _check_batches(options: Options, dataset: Dataset, model: nn.Module) -> None
             f"--batch_size {options.batch_size} leaves a last batch of one image, which the batch "
             f"norm of {options.model} cannot train on; choose another size"
         )
-    if all(map(options.vote.exempts, model.parameters())):
+    if not voted_parameters(options, model):
         raise UsageError(
             f"--min_compress_numel {options.vote.min_compress_numel} leaves no parameter of "
             f"{options.model} to vote on"
@@ -383,7 +383,7 @@ def _prepare(
     """Compiles where it pays; rank 0 says what that took, and all must have come to the same."""
     preparation = prepare_kernels(
         options,
-        sum(one.numel() for one in model.parameters() if not options.vote.exempts(one)),
+        sum(one.numel() for one in voted_parameters(options, model)),
         _duration(options, dataset).num_rounds * len(options.cells()),
         build_exchange(options.vote.exchange, network.gradient).num_shards,
         device,

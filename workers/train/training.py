@@ -495,4 +495,31 @@ def build_optimizer(
     kind = OPTIMIZERS[options.optimizer]
     vote = replace(options.vote_of(cell), compile=compile)
     known = {name: getattr(vote, name) for name in kind.known_settings}
-    return kind(model.named_parameters(), lr, exchange=exchange, **known)
+    return kind(_groups(options, model), lr, exchange=exchange, **known)
+
+
+def voted_parameters(options: Options, model: nn.Module) -> list[Tensor]:
+    """Those that are not exempt."""
+    tables = _exempt_tables(options, model)
+    return [
+        one for one in model.parameters() if id(one) not in tables and not options.vote.exempts(one)
+    ]
+
+
+def _exempt_tables(options: Options, model: nn.Module) -> set[int]:
+    """The identities of the parameters that are exempt because they are embeddings."""
+    if not options.exempt_embeddings:
+        return set()
+    return {id(table) for table in compsgd.embedding_parameters(model)}
+
+
+def _groups(options: Options, model: nn.Module) -> list[dict[str, Any]]:
+    """Named parameters, in two groups where some are exempt as embeddings."""
+    tables = _exempt_tables(options, model)
+    named = list(model.named_parameters())
+    if not tables:
+        return [{"params": named}]
+    return [
+        {"params": [one for one in named if id(one[1]) not in tables]},
+        {"params": [one for one in named if id(one[1]) in tables], "exempt": True},
+    ]
