@@ -19,9 +19,6 @@ from compsgd.workers.commands.bench_command import bench
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("first_run", "codec")
-# The published algorithm, with the learning rate that the picture was first drawn with.
-FIRST_RUN = ["--lr", "0.003", "--weight_decay", "1", "--momentum", "0", "--lr_schedule",
-             "constant", "--warmup", "0", "--l2", "0"]  # fmt: skip
 
 
 @click.command()
@@ -52,8 +49,7 @@ def draw_first_run(path: Path, epochs: int) -> None:
     """Test accuracy against bytes sent, of the README's first run."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     with tempfile.TemporaryDirectory() as folder:
-        settings = [*FIRST_RUN, "--epochs", str(epochs), "--log_dir", folder]
-        settings += ["--exp_name", "first_run"]
+        settings = ["--epochs", str(epochs), "--log_dir", folder, "--exp_name", "first_run"]
         finished = subprocess.run(
             [*torchrun, "--nproc_per_node", "4", str(ROOT / "launch.py"), *settings],
             check=False,
