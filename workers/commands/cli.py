@@ -145,13 +145,16 @@ _OPTIONS = [
     _option("--context", type=click.IntRange(min=1), default=64,
             help="Tokens of a sequence, for text."),
     _option("--dataset", type=click.Choice(DATASETS), default="digits",
-            help="digits comes with scikit-learn; the others are torchvision's."),
+            help="digits comes with scikit-learn; text is yours, stdlib the source of Python's own "
+            "standard library; the others are torchvision's."),
     _option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"),
-            help="Where torchvision's files are."),
+            help="Where torchvision's files are; of text a UTF-8 file, or a folder whose *.txt are "
+            "read, its validation.txt being held out."),
     _flag("--download", default=True, help="Download what is missing; verify and unpack it."),
     _option("--optimizer", type=click.Choice(tuple(OPTIMIZERS)), default="compressed_sgd_vote",
             help="How gradients become an update."),
-    _option("--batch_size", type=click.IntRange(min=1), default=64, help="Images per worker."),
+    _option("--batch_size", type=click.IntRange(min=1), default=64,
+            help="Images per worker, or sequences of text."),
     _option("--epochs", type=click.IntRange(min=1), default=None,
             show_default=f"{_DEFAULT_EPOCHS}, or what --steps makes",
             help="Passes over the data."),
@@ -248,7 +251,7 @@ def _read(values: dict[str, Any], rank_info: RankInfo) -> Options:
 
 
 def _with_options(command: click.Command) -> click.Command:
-    for declare in reversed(_OPTIONS):
+    for declare in _OPTIONS:
         declare(command)
     return command
 
