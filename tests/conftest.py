@@ -1,16 +1,14 @@
 """Where tests find the reference vectors and the real data sets."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from shared_files import HISTORIES, data_folder
 
 VECTORS = Path(__file__).resolve().parent / "vectors"
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-HISTORIES = SHARED / "reference" / "histories"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -36,7 +34,7 @@ def published_histories() -> list[Path]:
 def mnist_root(tmp_path: Path) -> Path:
     """A scratch data folder with links to MNIST's archives, so that nothing is unpacked beside
     them."""
-    root = Path(os.environ.get("COMPSGD_DATA", SHARED / "data"))
+    root = data_folder()
     archives = list((root / "MNIST" / "raw").glob("*.gz"))
     if len(archives) != 4:
         pytest.skip(f"MNIST is not in {root} (set COMPSGD_DATA to a folder that has it)")

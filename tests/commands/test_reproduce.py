@@ -10,8 +10,8 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import SHARED
 from processes import ROOT, run_command, started_command
+from shared_files import SHARED
 
 from compsgd.history import write_histories
 from compsgd.workers.commands.cli import train as train_command

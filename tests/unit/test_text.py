@@ -1,11 +1,8 @@
 """Text as sequences of characters: which files, what is held out, and what is refused."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
-from conftest import SHARED
+from shared_files import data_folder
 
 from compsgd.workers.data.datasets import load_dataset
 from compsgd.workers.failures import UsageError
@@ -108,7 +105,7 @@ def test_texts_without_a_sequence(tmp_path):
 
 
 def test_shakespeare():
-    folder = Path(os.environ.get("COMPSGD_DATA", SHARED / "data")) / "text"
+    folder = data_folder() / "text"
     if not (folder / "validation.txt").is_file():
         pytest.skip(f"no Shakespeare in {folder} (set COMPSGD_DATA to the folder of text/)")
     dataset = load(folder, context=64)
