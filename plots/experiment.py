@@ -25,20 +25,38 @@ class CurvePlot(NamedTuple):
     x: str
 
 
+_EPOCH_LOSS = CurvePlot(
+    "avg_epoch_loss.png", "Training loss by epoch", "avg_epoch_loss_hist", "epochs"
+)
+_BATCH_LOSS = CurvePlot("batch_loss.png", "Training loss by step", "batch_loss_hist", "steps")
+# Of images.
 CURVES = (
-    CurvePlot("avg_epoch_loss.png", "Training loss by epoch", "avg_epoch_loss_hist", "epochs"),
+    _EPOCH_LOSS,
     CurvePlot("avg_epoch_acc.png", "Training accuracy by epoch", "avg_epoch_acc_hist", "epochs"),
-    CurvePlot("batch_loss.png", "Training loss by step", "batch_loss_hist", "steps"),
+    _BATCH_LOSS,
     CurvePlot("batch_acc.png", "Training accuracy by step", "batch_acc_hist", "steps"),
     CurvePlot("test_acc_by_bytes.png", "Test accuracy by traffic", "test_acc_hist", "bytes"),
 )
+TEXT_CURVES = (
+    _EPOCH_LOSS,
+    CurvePlot("avg_epoch_perplexity.png", "Training perplexity by epoch",
+              "avg_epoch_perplexity_hist", "epochs"),
+    _BATCH_LOSS,
+    CurvePlot("batch_perplexity.png", "Training perplexity by step", "batch_perplexity_hist",
+              "steps"),
+    CurvePlot("test_loss_by_bytes.png", "Test loss by traffic", "test_loss_hist", "bytes"),
+)  # fmt: skip
 COSINE = CurvePlot("cosine.png", "Direction of the update", "cosine_hist", "steps")
 
 _USAGE_NAME = "bin_usage.png"
 _AGREEMENT_NAME = "agreement.png"
-PLOT_NAMES = (
-    *(plot.file_name for plot in CURVES), _USAGE_NAME, COSINE.file_name, _AGREEMENT_NAME
-)  # fmt: skip
+# Of any experiment.
+PLOT_NAMES = tuple(
+    dict.fromkeys(
+        [plot.file_name for plot in CURVES + TEXT_CURVES]
+        + [_USAGE_NAME, COSINE.file_name, _AGREEMENT_NAME]
+    )
+)
 
 
 def draw_experiment(
@@ -47,15 +65,16 @@ def draw_experiment(
     """Draws an experiment's figures as PNG.
 
     Args:
-        histories: of every cell of the sweep: the metrics of PLOT_NAMES, and "bin_usage" of
-            shape (steps, levels), or an empty array where it was not counted.
+        histories: of every cell of the sweep: the metrics of CURVES, or of TEXT_CURVES where one
+            has perplexities, and "bin_usage" of shape (steps, levels), or an empty array where it
+            was not counted.
         labels: what each cell is called.
         folder: where the files go; it is there.
         title: stands above every figure, after its own.
         one_axis: all cells in one axis, or one axis each.
 
     Returns:
-        the paths of the files: the first six of PLOT_NAMES, and with a diagnosis all.
+        the paths of the files: six, and with a diagnosis two more.
 
     Raises:
         KeyError: a metric is not in a history.
@@ -76,7 +95,8 @@ def draw_experiment(
         (6, 'avg_epoch_loss.png')
     """
     figures = {
-        plot.file_name: curve_figure(histories, labels, plot, title, one_axis) for plot in CURVES
+        plot.file_name: curve_figure(histories, labels, plot, title, one_axis)
+        for plot in _curves_of(histories)
     }
     figures[_USAGE_NAME] = usage_figure(histories, labels, title, one_axis)
     diagnosed = {cell: h for cell, h in histories.items() if len(h.get(COSINE.metric, ()))}
@@ -86,6 +106,11 @@ def draw_experiment(
         runs = [Run(labels[cell], history) for cell, history in diagnosed.items()]
         figures[_AGREEMENT_NAME] = draw(runs, title=f"Agreement of the workers\n{title}")
     return [save_figure(figure, folder / name) for name, figure in figures.items()]
+
+
+def _curves_of(histories: Histories) -> tuple[CurvePlot, ...]:
+    is_text = any("test_perplexity_hist" in history for history in histories.values())
+    return TEXT_CURVES if is_text else CURVES
 
 
 @in_paper_style

@@ -14,7 +14,7 @@ import click
 
 from compsgd.comm.traffic.cost import StepCost, ring_all_reduce
 from compsgd.history import read_histories
-from compsgd.workers.data.datasets import IMAGE_SHAPES, NUM_CLASSES
+from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.train.models import build_model
 
@@ -27,7 +27,7 @@ RUNS = {
 
 
 @click.command()
-@click.option("--dataset", type=click.Choice(list(IMAGE_SHAPES)), default="digits")
+@click.option("--dataset", type=click.Choice(list(IMAGE_FORMATS)), default="digits")
 @click.option("--dataset_root", default="data")
 @click.option("--model", default="vanilla_cnn")
 @click.option("--batch_size", default=512)
@@ -38,7 +38,7 @@ def main(
     """Trains one epoch per exchange and number of workers; prints a table."""
     options = ["--dataset", dataset, "--dataset_root", dataset_root, "--model", model]
     options += ["--batch_size", str(batch_size)]
-    parameters = list(build_model(model, IMAGE_SHAPES[dataset], NUM_CLASSES, 0).parameters())
+    parameters = list(build_model(model, IMAGE_FORMATS[dataset], seed=0).parameters())
     cost = StepCost(sum(p.numel() for p in parameters), len(parameters), 3, zeros=False)
     head = ["workers, exchange", "predicted", "ledger", "kernel", "kernel/ledger", "rate", "s/step"]
     rows = []

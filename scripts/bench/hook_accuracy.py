@@ -22,9 +22,10 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm import register_vote_hook
-from compsgd.workers.data.datasets import Dataset, load_dataset
+from compsgd.workers.data.datasets import load_dataset
+from compsgd.workers.data.splits import Dataset
 from compsgd.workers.report.tables import format_table
-from compsgd.workers.train.models import MODELS, build_model
+from compsgd.workers.train.models import IMAGE_MODELS, build_model
 
 PLAIN = "plain"
 HOOKS: dict[str, dict[str, Any]] = {
@@ -61,7 +62,7 @@ def train(data: Dataset, model_name: str, hook: str, optimizer_name: str, epochs
           batch_size: int, seed: int) -> float:  # fmt: skip
     """One run; each process has its own part of every epoch's images."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    model = build_model(model_name, data.image_shape, data.num_classes, seed)
+    model = build_model(model_name, data.format, seed)
     ddp = DistributedDataParallel(model)
     if hook != PLAIN:
         register_vote_hook(ddp, scale="mean_abs", decay_min=_DECAY, decay_max=_DECAY, seed=seed,
@@ -103,7 +104,7 @@ def all_runs(dataset: str, root: Path, model: str, epochs: int, batch_size: int,
 @click.command()
 @click.option("--dataset", "datasets", multiple=True, default=["digits"], show_default=True)
 @click.option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"))
-@click.option("--model", type=click.Choice(MODELS), default="vanilla_cnn", show_default=True)
+@click.option("--model", type=click.Choice(IMAGE_MODELS), default="vanilla_cnn", show_default=True)
 @click.option("--num_processes", type=click.IntRange(min=2), default=4, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--batch_size", type=click.IntRange(min=1), default=32, show_default=True,

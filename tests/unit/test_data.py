@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from compsgd.workers.data.datasets import BatchPlan, load_dataset
+from compsgd.workers.data.datasets import IMAGE_FORMATS, BatchPlan, load_dataset
+from compsgd.workers.data.splits import ImageFormat
 from compsgd.workers.failures import RunError, UsageError
-from compsgd.workers.train.models import MODELS, build_model
+from compsgd.workers.train.models import IMAGE_MODELS, build_model, check_model
 
 
 def test_digits_are_split_once_and_for_all(tmp_path):
@@ -13,7 +14,9 @@ def test_digits_are_split_once_and_for_all(tmp_path):
     assert torch.equal(one.train.images, two.train.images)
     assert len(one.train) == 1437
     assert len(one.test) == 360
-    assert one.image_shape == (1, 8, 8)
+    assert one.format == ImageFormat((1, 8, 8), 10) == IMAGE_FORMATS["digits"]
+    assert one.digest == two.digest
+    assert one.train.counted == "images"
     seen = {bytes(image.numpy().tobytes()) for image in one.train.images}
     assert not any(image.numpy().tobytes() in seen for image in one.test.images)
     images, labels = one.train.batch(torch.arange(100), torch.device("cpu"))
@@ -38,7 +41,7 @@ def test_cifar10_becomes_channels_first(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", Cifar)
     dataset = load_dataset("CIFAR10", tmp_path, download=False)
-    assert dataset.image_shape == (3, 32, 32)
+    assert dataset.format == IMAGE_FORMATS["CIFAR10"]
     assert dataset.train.images[0, :, 0, 1].tolist() == [3, 4, 5]
     assert dataset.train.labels.tolist() == [3, 7]
 
@@ -49,9 +52,9 @@ def test_missing_data(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [1, 3, 4])
-@pytest.mark.parametrize("num_images", [10, 11, 12, 13])
-def test_every_image_goes_to_one_worker_once(num_images, num_workers):
-    plan = BatchPlan(num_images, batch_size=2, num_workers=num_workers, seed=0, shuffle=True)
+@pytest.mark.parametrize("num_items", [10, 11, 12, 13])
+def test_every_item_goes_to_one_worker_once(num_items, num_workers):
+    plan = BatchPlan(num_items, batch_size=2, num_workers=num_workers, seed=0, shuffle=True)
     order = plan.order(0)
     batches = [
         plan.batch(order, round_, worker)
@@ -59,7 +62,7 @@ def test_every_image_goes_to_one_worker_once(num_images, num_workers):
         for worker in range(num_workers)
     ]
     given = [batch for batch in batches if batch is not None]
-    assert sorted(torch.cat(given).tolist()) == list(range(num_images))
+    assert sorted(torch.cat(given).tolist()) == list(range(num_items))
     assert torch.equal(torch.cat(given), order)
     assert len(given) == plan.num_batches
     assert len(given[-1]) == plan.smallest_batch
@@ -75,10 +78,11 @@ def test_shuffling_depends_on_seed_and_epoch_alone():
     assert torch.equal(BatchPlan(5, 1, 1, 0, shuffle=False).order(7), torch.arange(5))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 @pytest.mark.parametrize("image_shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
 def test_models_fit_their_images_and_their_seed(name, image_shape):
-    model, same, other = (build_model(name, image_shape, 10, seed) for seed in (0, 0, 1))
+    images = ImageFormat(image_shape, 10)
+    model, same, other = (build_model(name, images, seed) for seed in (0, 0, 1))
     assert model(torch.zeros(2, *image_shape)).shape == (2, 10)
     for parameter, equal in zip(model.parameters(), same.parameters(), strict=True):
         assert torch.equal(parameter, equal)
@@ -86,6 +90,16 @@ def test_models_fit_their_images_and_their_seed(name, image_shape):
         not torch.equal(parameter, different)
         for parameter, different in zip(model.parameters(), other.parameters(), strict=True)
     )
+
+
+@pytest.mark.parametrize("model", ["mlp", "gpt"])
+@pytest.mark.parametrize("dataset", ["digits", "text", "stdlib"])
+def test_a_model_is_made_for_images_or_for_text(model, dataset):
+    if (model == "gpt") == (dataset != "digits"):
+        check_model(model, dataset)
+        return
+    with pytest.raises(UsageError, match=f"--model {model} is made for .* --dataset {dataset} is"):
+        check_model(model, dataset)
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])

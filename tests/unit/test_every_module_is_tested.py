@@ -56,6 +56,8 @@ COVERED = {
     "workers/commands/spreading": ("commands/test_cli.py", "how values are given"),
     "workers/data/data_files": ("unit/test_data.py", "the files of the data sets"),
     "workers/data/datasets": ("unit/test_data.py", "the data sets"),
+    "workers/data/images": ("unit/test_data.py", "those of images"),
+    "workers/data/splits": ("unit/test_data.py", "what every data set has"),
     "workers/failures": ("commands/test_cli.py", "errors and exit codes"),
     "workers/launch/spawning": ("commands/test_launching.py", "what launch.py starts"),
     "workers/options": ("commands/test_cli.py", "which options go together"),

@@ -10,6 +10,7 @@ from compsgd.plots.experiment import (
     COSINE,
     CURVES,
     PLOT_NAMES,
+    TEXT_CURVES,
     curve_figure,
     draw_experiment,
     usage_figure,
@@ -30,6 +31,15 @@ def history(scale=1.0, counted=True):
         "test_acc_hist": [55.0, 65.0],
         "bytes_sent_hist": [1_000_000] * STEPS,
         "seconds_hist": [0.1] * STEPS,
+    }
+
+
+def text_history():
+    accuracies = {"avg_epoch_acc_hist", "batch_acc_hist", "test_acc_hist"}
+    return {name: values for name, values in history().items() if name not in accuracies} | {
+        "avg_epoch_perplexity_hist": [7.4, 2.7],
+        "batch_perplexity_hist": [2.7, 7.4, 20.1],
+        "test_perplexity_hist": [7.4, 2.7],
     }
 
 
@@ -117,6 +127,22 @@ def test_every_figure_is_written(tmp_path, one_axis):
     paths = draw_experiment(CELLS, LABELS, tmp_path, title="run", one_axis=one_axis)
     assert len(paths) == 6
     assert sorted(paths) == sorted(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("one_axis", [True, False])
+def test_text_has_perplexity_in_place_of_accuracy(tmp_path, one_axis):
+    cells = {cell: text_history() for cell in CELLS}
+    paths = draw_experiment(cells, LABELS, tmp_path, title="run", one_axis=one_axis)
+    assert sorted(path.name for path in paths) == [
+        "avg_epoch_loss.png", "avg_epoch_perplexity.png", "batch_loss.png",
+        "batch_perplexity.png", "bin_usage.png", "test_loss_by_bytes.png",
+    ]  # fmt: skip
+    assert {path.name for path in paths} < set(PLOT_NAMES)
+    plot = TEXT_CURVES[-1]
+    (axis,) = curve_figure(cells, LABELS, plot, "run", one_axis=True).axes
+    assert axis.lines[0].get_ydata().tolist() == [2, 1]
+    assert axis.get_ylabel() == "test loss (nats)"
+    assert metric_label("avg_epoch_perplexity_hist") == "avg epoch perplexity"
 
 
 def test_compression_rates_against_accuracy():
@@ -216,7 +242,9 @@ def test_the_direction_of_the_update():
 def test_a_diagnosis_adds_two_figures(tmp_path, one_axis):
     cells = {(0.1, 1.0): diagnosed(), (0.2, 1.0): diagnosed()}
     paths = draw_experiment(cells, LABELS, tmp_path, title="run", one_axis=one_axis)
-    assert sorted(path.name for path in paths) == sorted(PLOT_NAMES)
+    added = {COSINE.file_name, "agreement.png"}
+    names = {plot.file_name for plot in CURVES} | {"bin_usage.png"} | added
+    assert {path.name for path in paths} == names <= set(PLOT_NAMES)
     assert sorted(paths) == sorted(tmp_path.iterdir())
 
 

@@ -7,9 +7,9 @@ import click
 from compsgd.comm.traffic.cost import StepCost, ring_all_reduce
 from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.workers.commands.spreading import SpreadingCommand, normalise
-from compsgd.workers.data.datasets import DATASETS, IMAGE_SHAPES, NUM_CLASSES
+from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.report.tables import format_table
-from compsgd.workers.train.models import MODELS, build_model
+from compsgd.workers.train.models import IMAGE_MODELS, build_model
 
 _EXCHANGES = ("both", "all_gather", "scatter_reduce")
 
@@ -21,14 +21,14 @@ _EXCHANGES = ("both", "all_gather", "scatter_reduce")
 )
 @click.option(
     "--model",
-    type=click.Choice(MODELS),
+    type=click.Choice(IMAGE_MODELS),
     default="vanilla_cnn",
     show_default=True,
-    help="Whose parameters are counted.",
+    help="Whose parameters are counted; of gpt they depend on the text: --num_parameters.",
 )
 @click.option(
     "--dataset",
-    type=click.Choice(DATASETS),
+    type=click.Choice(tuple(IMAGE_FORMATS)),
     default="MNIST",
     show_default=True,
     help="The images that the model is made for.",
@@ -94,8 +94,7 @@ def byte_table(**values: Any) -> None:
 def _parameter_sizes(values: dict[str, Any]) -> list[int]:
     if values["num_parameters"] is not None:
         return [values["num_parameters"]]
-    image_shape = IMAGE_SHAPES[values["dataset"]]
-    model = build_model(values["model"], image_shape, NUM_CLASSES, seed=0)
+    model = build_model(values["model"], IMAGE_FORMATS[values["dataset"]], seed=0)
     return [parameter.numel() for parameter in model.parameters()]
 
 

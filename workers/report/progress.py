@@ -12,6 +12,7 @@ import click
 from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.workers.options import Cell
 from compsgd.workers.train.diagnosis import Finding
+from compsgd.workers.train.measures import Measure
 from compsgd.workers.train.scores import BatchScore, Score
 
 _LINE_INTERVAL_S = 10.0
@@ -82,9 +83,10 @@ class Together(ExitStack):
 class Lines:
     """A line an epoch, and one now and then in a long one."""
 
-    def __init__(self, cell_name: str, num_rounds: int) -> None:
+    def __init__(self, cell_name: str, num_rounds: int, measure: Measure) -> None:
         self._cell_name = cell_name
         self._num_rounds = num_rounds
+        self._measure = measure
         self._last = time.monotonic()
 
     def resume(self, epoch: int, round_: int) -> None:
@@ -93,12 +95,12 @@ class Lines:
     def step(self, step: Step, optimizer: RoundOptimizer) -> None:
         if time.monotonic() - self._last >= _LINE_INTERVAL_S:
             place = f"epoch {step.epoch + 1}, round {step.round_ + 1}/{self._num_rounds}"
-            self._say(f"{place}: {_describe(step)}")
+            self._say(f"{place}: {_describe(step, self._measure)}")
 
     def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
         self._say(
-            f"epoch {epoch + 1}: training loss {train.loss:.4f}, accuracy {train.accuracy:.2f} %; "
-            f"test loss {test.loss:.4f}, accuracy {test.accuracy:.2f} %"
+            f"epoch {epoch + 1}: training loss {train.loss:.4f}, {self._measure.text(train)}; "
+            f"test loss {test.loss:.4f}, {self._measure.text(test)}"
         )
 
     def _say(self, text: str) -> None:
@@ -109,7 +111,8 @@ class Lines:
 class Bar:
     """One bar over all rounds of a cell."""
 
-    def __init__(self, cell_name: str, num_rounds: int, num_epochs: int) -> None:
+    def __init__(self, cell_name: str, num_rounds: int, num_epochs: int, measure: Measure) -> None:
+        self._measure = measure
         self._num_rounds = num_rounds
         self._num_epochs = num_epochs
         self._bar: Any = click.progressbar(
@@ -140,17 +143,17 @@ class Bar:
         place = (
             f"epoch {step.epoch + 1}/{self._num_epochs} round {step.round_ + 1}/{self._num_rounds}"
         )
-        self._bar.update(1, f"{place} {_describe(step)}{self._test}")
+        self._bar.update(1, f"{place} {_describe(step, self._measure)}{self._test}")
 
     def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
-        self._test = f" test {test.accuracy:.2f} %"
+        self._test = f" test {self._measure.number(test)}"
 
 
-def _describe(step: Step) -> str:
+def _describe(step: Step, measure: Measure) -> str:
     traffic = f"{step.num_bytes:,} B/step"
     if step.score is None:
         return traffic
-    return f"loss {step.score.loss:.4f} accuracy {step.score.accuracy:.1f} % {traffic}"
+    return f"loss {step.score.loss:.4f} {measure.text(step.score, digits=1)} {traffic}"
 
 
 def cell_name(cell: Cell, has_range: bool) -> str:

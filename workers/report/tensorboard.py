@@ -18,6 +18,7 @@ from torch import Tensor
 from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.workers.failures import RunError
 from compsgd.workers.report.progress import Step
+from compsgd.workers.train.measures import Measure
 from compsgd.workers.train.scores import Score
 
 FOLDER = "tensorboard"
@@ -26,19 +27,21 @@ FOLDER = "tensorboard"
 class TensorBoard:
     """One cell of a sweep, in a folder of its own, which TensorBoard takes for a run.
 
-    Per step: loss and accuracy of the first worker's batch here, gradient bytes, how many workers
-    took part, and what --diagnose has found. Per epoch: loss and accuracy on both splits, the
-    range, and the bin usage of the epoch's updates.
+    Per step: loss and accuracy, or perplexity, of the first worker's batch here, gradient bytes,
+    how many workers took part, and what --diagnose has found. Per epoch: the same two on both
+    splits, the range, and the bin usage of the epoch's updates.
     """
 
-    def __init__(self, folder: Path, num_rounds: int) -> None:
+    def __init__(self, folder: Path, num_rounds: int, measure: Measure) -> None:
         """
         Args:
             folder: of the cell.
             num_rounds: of an epoch.
+            measure: what is shown beside the loss.
         """
         self._folder = folder
         self._num_rounds = num_rounds
+        self._measure = measure
         self._first_step = 1
         self._open_writer: Any = None
 
@@ -62,7 +65,8 @@ class TensorBoard:
         with self._writer() as writer:
             if step.score is not None:
                 writer.add_scalar("loss/batch", step.score.loss, optimizer.round)
-                writer.add_scalar("accuracy/batch", step.score.accuracy, optimizer.round)
+                measured = self._measure.of(step.score)
+                writer.add_scalar(f"{self._measure.name}/batch", measured, optimizer.round)
             writer.add_scalar("bytes_sent/step", step.num_bytes, optimizer.round)
             writer.add_scalar("bytes_sent/total", step.total_bytes, optimizer.round)
             writer.add_scalar("workers/taking_part", len(optimizer.participants), optimizer.round)
@@ -72,8 +76,10 @@ class TensorBoard:
                 writer.add_scalar("diagnosis/mean_majority", majority, optimizer.round)
 
     def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
-        scalars = {f"loss/{name}": score.loss for name, score in (("train", train), ("test", test))}
-        scalars |= {"accuracy/train": train.accuracy, "accuracy/test": test.accuracy}
+        scalars = {}
+        for split, score in (("train", train), ("test", test)):
+            scalars[f"loss/{split}"] = score.loss
+            scalars[f"{self._measure.name}/{split}"] = self._measure.of(score)
         if optimizer.keeps_range:
             scalars |= range_statistics(optimizer)
         counts = optimizer.bin_counts[-self._num_rounds :]

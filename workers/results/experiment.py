@@ -24,6 +24,7 @@ from compsgd.workers.report.tensorboard import FOLDER as TENSORBOARD
 from compsgd.workers.results.digests import versions, weights_sha256
 from compsgd.workers.results.metrics_file import write_metrics
 from compsgd.workers.train.checkpoint import FOLDER, State
+from compsgd.workers.train.measures import format_number, measure_of
 from compsgd.workers.train.training import CellResult
 
 _CONFIG, _RESULT, _WEIGHTS = "config.json", "result.json", "weights"
@@ -35,6 +36,7 @@ class Experiment:
 
     def __init__(self, options: Options) -> None:
         self._options = options
+        self._measure = measure_of(options.dataset)
         self.path = options.log_dir / options.folder_name()
         self._histories: Histories = {}
         self._cells: list[dict[str, Any]] = []
@@ -210,13 +212,14 @@ class Experiment:
         return title
 
     def table(self) -> str:
-        """Per cell: accuracies, bytes, compression rate, time."""
-        head = ["cell", "train acc %", "test acc %", "bytes/worker/step", "compression", "seconds"]
+        """Per cell: accuracies, or losses and perplexities, bytes, compression rate, time."""
+        columns = self._measure.columns
+        measured = [column.head for column in columns]
+        head = ["cell", *measured, "bytes/worker/step", "compression", "seconds"]
         rows = [
             [
                 cell_name((cell["lr"], cell["decay"]), self._options.has_range),
-                f"{cell['train_acc']:.2f}",
-                f"{cell['test_acc']:.2f}",
+                *(format_number(cell[column.result], column.digits) for column in columns),
                 f"{cell['bytes_per_worker_and_step']:,.0f}",
                 "-" if cell["compression_rate"] is None else f"{cell['compression_rate']:.2f}x",
                 f"{cell['seconds']:.1f}",
@@ -237,6 +240,7 @@ class Experiment:
 
     def _summary(self, result: CellResult, weights: Path) -> dict[str, Any]:
         lr, decay = result.cell
+        of, key = self._measure.of, self._measure.key
         bytes_sent = result.history["bytes_sent_hist"]
         bytes_per_step = sum(bytes_sent) / len(bytes_sent)
         num_workers = self._options.num_workers
@@ -245,10 +249,10 @@ class Experiment:
             "lr": lr,
             "decay": decay,
             "train_loss": result.train.loss,
-            "train_acc": result.train.accuracy,
+            f"train_{key}": of(result.train),
             "test_loss": result.test.loss,
-            "test_acc": result.test.accuracy,
-            "last_epoch_acc": result.history["avg_epoch_acc_hist"][-1],
+            f"test_{key}": of(result.test),
+            f"last_epoch_{key}": result.history[f"avg_epoch_{key}_hist"][-1],
             "num_parameters": result.num_parameters,
             "num_steps": len(bytes_sent),
             "bytes_per_worker_and_step": bytes_per_step,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compsgd.comm.group.collectives import Collectives
-from compsgd.workers.data.datasets import Split
+from compsgd.workers.data.splits import Split
 from compsgd.workers.train.scores import BatchScore, Score, batch_loss, sample_weighted
 
 _BATCH_SIZE = 250
@@ -45,8 +45,8 @@ def evaluate(
                 is_complete = False
                 break
             index = torch.arange(start, min(start + _BATCH_SIZE, len(split)))
-            images, labels = split.batch(index, device)
-            mine[slot] = torch.tensor(batch_loss(model(images), labels)[1], dtype=torch.float64)
+            inputs, labels = split.batch(index, device)
+            mine[slot] = torch.tensor(batch_loss(model(inputs), labels)[1], dtype=torch.float64)
     model.train()
     mine[-1] = float(is_complete)
     everyones = peers.all_gather(mine)

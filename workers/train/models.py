@@ -1,4 +1,4 @@
-"""The models that can be trained; each fits the images and classes of its data set."""
+"""The models that can be trained; each fits the images or the text of its data set."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,10 @@ import torch
 from torch import nn
 
 from compsgd.rng import derive_key
+from compsgd.workers.data.datasets import TEXTS
+from compsgd.workers.data.splits import ImageFormat, TextFormat
+from compsgd.workers.failures import UsageError
+from compsgd.workers.train.gpt import GPT, SIZES
 
 ImageShape = tuple[int, int, int]
 
@@ -50,19 +54,44 @@ def resnet18(image_shape: ImageShape, num_classes: int) -> nn.Module:
     return built
 
 
-_BUILDERS: dict[str, Callable[[ImageShape, int], nn.Module]] = {
+_OF_IMAGES: dict[str, Callable[[ImageShape, int], nn.Module]] = {
     "vanilla_cnn": vanilla_cnn,
     "mlp": mlp,
     "resnet18": resnet18,
 }
-MODELS = tuple(_BUILDERS)
+IMAGE_MODELS = tuple(_OF_IMAGES)
+MODELS = (*IMAGE_MODELS, "gpt")
 
 
-def build_model(name: str, image_shape: ImageShape, num_classes: int, seed: int) -> nn.Module:
+def check_model(model: str, dataset: str) -> None:
+    """Raises UsageError if a model is not made for what a data set holds."""
+    if (model in IMAGE_MODELS) == (dataset in TEXTS):
+        kind, other = ("images", "text") if model in IMAGE_MODELS else ("text", "images")
+        raise UsageError(f"--model {model} is made for {kind}, but --dataset {dataset} is {other}")
+
+
+def build_model(
+    name: str,
+    format: ImageFormat | TextFormat,
+    seed: int,
+    *,
+    size: str = "small",
+    tie_embeddings: bool = False,
+) -> nn.Module:
     """A model on the CPU whose initial weights depend on the seed alone, so that none need to be
-    sent (design, section 4)."""
+    sent (design, section 4).
+
+    Args:
+        name: which one of MODELS.
+        format: of the data set; one that check_model has found to fit.
+        seed: of the run.
+        size: of gpt, one of SIZES.
+        tie_embeddings: of gpt.
+    """
     torch.manual_seed(derive_key(seed, "initial weights"))
-    return _BUILDERS[name](image_shape, num_classes)
+    if isinstance(format, TextFormat):
+        return GPT(format, SIZES[size], tie_embeddings)
+    return _OF_IMAGES[name](format.shape, format.num_classes)
 
 
 def normalises_batches(model: nn.Module) -> bool:

@@ -22,7 +22,8 @@ from compsgd.comm.group.process_group import Network, connect
 from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.group.store import Store, open_store
 from compsgd.comm.traffic.ledger import Flow, Purpose
-from compsgd.workers.data.datasets import Dataset, load_dataset
+from compsgd.workers.data.datasets import load_dataset
+from compsgd.workers.data.splits import Dataset
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.launch.watchdog import StopAgreement, Watchdog
 from compsgd.workers.options import Cell, Options
@@ -42,9 +43,10 @@ from compsgd.workers.results.digests import shapes_sha256, versions, weights_sha
 from compsgd.workers.results.experiment import Experiment, check_unchanged
 from compsgd.workers.train import checkpoint
 from compsgd.workers.train.checkpoint import Loaded, State
-from compsgd.workers.train.models import build_model, normalises_batches
+from compsgd.workers.train.measures import measure_of
+from compsgd.workers.train.models import check_model, normalises_batches
 from compsgd.workers.train.preparation import Preparation, prepare_kernels
-from compsgd.workers.train.training import CellTraining, batch_plan
+from compsgd.workers.train.training import CellTraining, batch_plan, initial_model
 
 log = logging.getLogger("compsgd")
 
@@ -59,6 +61,7 @@ def run(options: Options, rank_info: RankInfo) -> None:
         RunError, CompsgdError, ElsewhereError: the run failed; finished cells are kept.
     """
     options.check(rank_info)
+    check_model(options.model, options.dataset)
     device = choose_device(options, rank_info)
     backend = choose_backend(options, device)
     if options.verify_bytes and backend != "gloo":
@@ -106,11 +109,11 @@ class _Run:
         dataset = _load_together(self._options, self._network, self._rank_info)
         preparation = self._check_and_prepare(dataset)
         if found is not None:
-            self._check_same(found, preparation)
+            self._check_same(found, preparation, dataset)
         loaded = None if found is None else self._checkpoints.load()
         if is_resumed and loaded is None and self._rank_info.rank == 0:
             click.echo("there is no checkpoint yet: the run begins anew")
-        self._open_folder(preparation, loaded)
+        self._open_folder(preparation, dataset, loaded)
         stopping = StopAgreement(store, watchdog)
         with watchdog.graceful():
             self._train_cells(dataset, preparation, stopping, found, loaded)
@@ -134,17 +137,16 @@ class _Run:
 
     def _check_and_prepare(self, dataset: Dataset) -> Preparation:
         options, network = self._options, self._network
-        model = build_model(
-            options.model, dataset.image_shape, dataset.num_classes, options.vote.seed
-        )
+        model = initial_model(options, dataset)
         all_succeed(self._peers, lambda: _check_batches(options, dataset, model), _FAILURES)
         check_agreement(self._peers, _facts(options, dataset, model))
         return _prepare(options, dataset, model, self._device, network, self._rank_info)
 
-    def _check_same(self, found: State, preparation: Preparation) -> None:
+    def _check_same(self, found: State, preparation: Preparation, dataset: Dataset) -> None:
         """Raises UsageError if the checkpoint was made with an option that matters and is another
         one now; warns of what may change bits."""
-        check_unchanged(self._lasting(preparation), found["options"], self._checkpoints.path)
+        lasting = self._lasting(preparation, dataset)
+        check_unchanged(lasting, found["options"], self._checkpoints.path)
         here = self._surroundings()
         for name, then in found["surroundings"].items():
             if here[name] != then:
@@ -153,8 +155,8 @@ class _Run:
                     "never interrupted", name, here[name], then,
                 )  # fmt: skip
 
-    def _lasting(self, preparation: Preparation) -> dict[str, str]:
-        lasting = self._options.lasting()
+    def _lasting(self, preparation: Preparation, dataset: Dataset) -> dict[str, str]:
+        lasting = self._options.lasting() | {"the content of the data set": dataset.digest[:16]}
         if self._options.vote.binning == "exp":
             lasting["whether kernels are compiled (--compile)"] = str(preparation.is_compiled)
         return lasting
@@ -166,12 +168,15 @@ class _Run:
             "the device": self._device.type,
         }
 
-    def _open_folder(self, preparation: Preparation, loaded: Loaded | None) -> None:
+    def _open_folder(
+        self, preparation: Preparation, dataset: Dataset, loaded: Loaded | None
+    ) -> None:
         environment = {
             "processes": self._rank_info.world_size,
             "device": str(self._device),
             "backend": dist.get_backend() if self._rank_info.launched else None,
             "threads": torch.get_num_threads(),
+            "data_sha256": dataset.digest,
             "compiled": preparation.choice,
             "compile_seconds": round(preparation.seconds, 1),
             "resumed": loaded is not None,
@@ -197,7 +202,8 @@ class _Run:
     ) -> None:
         cells = self._options.cells()
         first = 0 if found is None else found["cell"]
-        facts = {"options": self._lasting(preparation), "surroundings": self._surroundings()}
+        lasting = self._lasting(preparation, dataset)
+        facts = {"options": lasting, "surroundings": self._surroundings()}
         for number, cell in list(enumerate(cells))[first:]:
 
             def save(training: CellTraining, number: int = number) -> None:
@@ -248,16 +254,17 @@ class _Run:
     def _progress(self, cell: Cell, num_rounds: int) -> AbstractContextManager[Progress]:
         """What shows how far a cell is."""
         name = cell_name(cell, self._options.has_range)
+        measure = measure_of(self._options.dataset)
         if self._rank_info.rank != 0:
             return nullcontext(Silence())
         shown: list[Any] = [
-            Bar(name, num_rounds, self._options.epochs)
+            Bar(name, num_rounds, self._options.epochs, measure)
             if on_a_terminal()
-            else Lines(name, num_rounds)
+            else Lines(name, num_rounds, measure)
         ]
         if self._options.tensorboard:
             folder = self._experiment.path / TENSORBOARD / cell_file_name(cell)
-            shown.append(TensorBoard(folder, num_rounds))
+            shown.append(TensorBoard(folder, num_rounds, measure))
         return Together(shown)
 
 
@@ -311,7 +318,7 @@ def _load_together(options: Options, network: Network, rank_info: RankInfo) -> D
     """One process of each machine downloads, verifies and unpacks; then the others read."""
 
     def load(download: bool) -> Dataset:
-        return load_dataset(options.dataset, options.dataset_root, download)
+        return load_dataset(options.dataset, options.dataset_root, download, options.context)
 
     first = all_succeed(
         network.bookkeeping,
@@ -323,10 +330,10 @@ def _load_together(options: Options, network: Network, rank_info: RankInfo) -> D
 
 def _check_batches(options: Options, dataset: Dataset, model: nn.Module) -> None:
     plan = batch_plan(options, dataset)
-    if options.batch_size > plan.num_images:
+    if options.batch_size > plan.num_items:
         raise UsageError(
-            f"--batch_size {options.batch_size} is more than the {plan.num_images} training images "
-            f"of {options.dataset}: there is not one full batch"
+            f"--batch_size {options.batch_size} is more than the {plan.num_items} training "
+            f"{dataset.train.counted} of {options.dataset}: there is not one full batch"
         )
     if plan.smallest_batch == 1 and normalises_batches(model):
         raise UsageError(
@@ -340,7 +347,10 @@ def _facts(options: Options, dataset: Dataset, model: nn.Module) -> dict[str, st
     weights = model.state_dict()
     return {
         **{f"the version of {name}": version for name, version in versions().items()},
-        "the size of the data set": f"{len(dataset.train)} + {len(dataset.test)} images",
+        "the size of the data set": (
+            f"{len(dataset.train)} + {len(dataset.test)} {dataset.train.counted}"
+        ),
+        "the content of the data set": dataset.digest[:16],
         "the shapes of the model": shapes_sha256(weights)[:16],
         "the initial weights": weights_sha256(weights)[:16],
     }

@@ -1,6 +1,7 @@
-"""Losses and accuracies, summed in batch order in float64 so that no number of processes or
-threads of the reader can change the last digit (design, section 6)."""
+"""Losses, accuracies and perplexities, summed in batch order in float64 so that no number of
+processes or threads of the reader can change the last digit (design, section 6)."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -10,15 +11,20 @@ from torch import Tensor
 
 
 class BatchScore(NamedTuple):
-    """One batch: its mean cross-entropy in nats, images classified correctly, images."""
+    """One batch: its mean cross-entropy in nats, correct predictions, predictions; an image needs
+    one, a sequence one at every place."""
 
     loss: float
     num_correct: float
-    num_images: float
+    num_predictions: float
 
     @property
     def accuracy(self) -> float:
-        return 100 * self.num_correct / self.num_images
+        return 100 * self.num_correct / self.num_predictions
+
+    @property
+    def perplexity(self) -> float:
+        return _perplexity(self.loss)
 
 
 class Score(NamedTuple):
@@ -27,23 +33,40 @@ class Score(NamedTuple):
     loss: float
     accuracy: float
 
+    @property
+    def perplexity(self) -> float:
+        return _perplexity(self.loss)
+
+
+def _perplexity(loss: float) -> float:
+    """Among how many equally likely classes a prediction that costs so many nats chooses."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
 
 def batch_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, BatchScore]:
-    """The loss to differentiate, and the score of the batch."""
-    loss = F.cross_entropy(logits, labels)
-    num_correct = (logits.argmax(dim=1) == labels).sum()
+    """The loss to differentiate, and the score of the batch.
+
+    Args:
+        logits: float, shape (..., classes).
+        labels: int64, shape (...).
+    """
+    loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+    num_correct = (logits.argmax(dim=-1) == labels).sum()
     measured = torch.stack([loss.detach().double(), num_correct.double()]).tolist()
-    return loss, BatchScore(measured[0], measured[1], len(labels))
+    return loss, BatchScore(measured[0], measured[1], labels.numel())
 
 
 def sample_weighted(batches: Iterable[BatchScore]) -> Score:
-    """Over all images: a small last batch counts for less."""
-    loss = num_correct = num_images = 0.0
+    """Over all predictions: a small last batch counts for less."""
+    loss = num_correct = num_predictions = 0.0
     for batch in batches:
-        loss += batch.loss * batch.num_images
+        loss += batch.loss * batch.num_predictions
         num_correct += batch.num_correct
-        num_images += batch.num_images
-    return Score(loss / num_images, 100 * num_correct / num_images)
+        num_predictions += batch.num_predictions
+    return Score(loss / num_predictions, 100 * num_correct / num_predictions)
 
 
 def batch_weighted(batches: Iterable[BatchScore]) -> Score:

@@ -19,7 +19,8 @@ from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.optim.state import join_workers, split_workers
 from compsgd.rng import derive_key
-from compsgd.workers.data.datasets import BatchPlan, Dataset
+from compsgd.workers.data.datasets import BatchPlan
+from compsgd.workers.data.splits import Dataset
 from compsgd.workers.failures import InterruptedRunError
 from compsgd.workers.launch.watchdog import StopAgreement
 from compsgd.workers.options import Cell, Options
@@ -31,6 +32,7 @@ from compsgd.workers.train.byte_check import ByteCheck
 from compsgd.workers.train.checkpoint import Loaded, State
 from compsgd.workers.train.diagnosis import Diagnosis, Finding
 from compsgd.workers.train.evaluation import EvaluationAbandonedError, evaluate, in_worker_order
+from compsgd.workers.train.measures import Measure, measure_of
 from compsgd.workers.train.models import build_model
 from compsgd.workers.train.scores import (
     BatchScore,
@@ -83,16 +85,17 @@ class _Recorder:
         scores = {name: [Score(*one) for one in state[name]] for name in ("epoch", "test", "batch")}
         return cls(**state | scores)
 
-    def as_history(self, bin_counts: list[Any]) -> History:
+    def as_history(self, bin_counts: list[Any], measure: Measure) -> History:
+        of, key = measure.of, measure.key
         return {
             "avg_epoch_loss_hist": [score.loss for score in self.epoch],
-            "avg_epoch_acc_hist": [score.accuracy for score in self.epoch],
+            f"avg_epoch_{key}_hist": [of(score) for score in self.epoch],
             "batch_loss_hist": [score.loss for score in self.batch],
-            "batch_acc_hist": [score.accuracy for score in self.batch],
+            f"batch_{key}_hist": [of(score) for score in self.batch],
             "batch_step_hist": self.batch_step,
             "bin_usage": np.stack(bin_counts) if bin_counts else np.empty(0),
             "test_loss_hist": [score.loss for score in self.test],
-            "test_acc_hist": [score.accuracy for score in self.test],
+            f"test_{key}_hist": [of(score) for score in self.test],
             "bytes_sent_hist": self.bytes_sent,
             "seconds_hist": self.seconds,
             "compute_seconds_hist": self.compute_seconds,
@@ -152,10 +155,7 @@ class CellTraining:
         self._network = network
         self._progress = progress
         self._plan = batch_plan(options, dataset)
-        model = build_model(
-            options.model, dataset.image_shape, dataset.num_classes, options.vote.seed
-        )
-        self._model: nn.Module = model.to(device).train()
+        self._model: nn.Module = initial_model(options, dataset).to(device).train()
         self._exchange = build_exchange(options.vote.exchange, network.gradient)
         self._optimizer = build_optimizer(options, cell, self._model, self._exchange, compile)
         self._gradients = FlatGradients(self._model.parameters())
@@ -232,7 +232,8 @@ class CellTraining:
         self._began = time.perf_counter() - shared["seconds"]
 
     def _result(self) -> CellResult:
-        history = self._recorder.as_history(self._optimizer.bin_counts)
+        measure = measure_of(self._options.dataset)
+        history = self._recorder.as_history(self._optimizer.bin_counts, measure)
         if self._options.diagnose:
             history |= self._recorder.diagnoses()
         if self._byte_check is not None:
@@ -349,12 +350,12 @@ class CellTraining:
 
     def _work(self, worker: int, index: Tensor) -> BatchScore:
         """Forward and backward of one worker's batch."""
-        images, labels = self._dataset.train.batch(index, self._device)
+        inputs, labels = self._dataset.train.batch(index, self._device)
         self._gradients.begin()
         torch.manual_seed(
             derive_key(self._options.vote.seed, "forward pass", self._optimizer.round, worker)
         )
-        loss, score = batch_loss(self._model(images), labels)
+        loss, score = batch_loss(self._model(inputs), labels)
         loss.backward()
         self._gradients.end()
         if self._diagnosis is not None:
@@ -384,7 +385,7 @@ class CellTraining:
         """Everybody's training scores of an epoch: (rounds, hosted, 3) from each process."""
         everyones = self._network.bookkeeping.all_gather(mine)
         rounds = [
-            [score for score in in_worker_order(everyones[:, round_]) if score.num_images]
+            [score for score in in_worker_order(everyones[:, round_]) if score.num_predictions]
             for round_ in range(self._plan.num_rounds)
         ]
         test = self._evaluate_on("test")
@@ -397,11 +398,9 @@ class CellTraining:
 
     def _evaluate_on(self, split: str) -> Score:
         self._buffers.synchronise()
-        images = self._dataset.train if split == "train" else self._dataset.test
+        items = self._dataset.train if split == "train" else self._dataset.test
         peers = self._network.evaluation
-        return evaluate(
-            self._model, images, self._device, peers, lambda: self._stopping.wanted_here
-        )
+        return evaluate(self._model, items, self._device, peers, lambda: self._stopping.wanted_here)
 
 
 def _plain(recorded: dict[str, Any]) -> dict[str, Any]:
@@ -414,6 +413,17 @@ def _plain(recorded: dict[str, Any]) -> dict[str, Any]:
 
 def _flatten(rounds: list[list[BatchScore]]) -> Iterable[BatchScore]:
     return (score for scores in rounds for score in scores)
+
+
+def initial_model(options: Options, dataset: Dataset) -> nn.Module:
+    """On the CPU, the same on every process."""
+    return build_model(
+        options.model,
+        dataset.format,
+        options.vote.seed,
+        size=options.model_size,
+        tie_embeddings=options.tie_embeddings,
+    )
 
 
 def batch_plan(options: Options, dataset: Dataset) -> BatchPlan:
