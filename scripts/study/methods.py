@@ -36,10 +36,6 @@ class Method:
     by_kind: Mapping[str, Options] = field(default_factory=dict, hash=False)
     is_baseline: bool = False
 
-    def grid(self, kind: str) -> list[float]:
-        """The learning rates that are always tried, rising."""
-        return [self.lr(kind, place) for place in range(-REACH, REACH + 1)]
-
     def lr(self, kind: str, place: int) -> float:
         """So many factors above the centre, or below."""
         return float(f"{self.centres[kind] * STEP**place:.4g}")

@@ -34,18 +34,44 @@ def command(plan: Sequence[Part]) -> click.Command:
     """The study of a plan."""
 
     @click.command(cls=SpreadingCommand)
-    @click.option("--data", type=click.Path(path_type=Path), default=Path("data"),
-                  show_default=True, help="Folder of MNIST, FashionMNIST and text.")
-    @click.option("--jobs", type=click.IntRange(min=0), default=1, show_default=True,
-                  help="Runs at a time; 0 only makes tables and figures of what is finished.")
-    @click.option("--tasks", type=click.Choice(tuple(TASKS)), multiple=True, default=tuple(TASKS),
-                  show_default="all")
-    @click.option("--only", default="*", show_default=True, metavar="PATTERN",
-                  help="Methods, as in 'vote3*'.")
-    @click.option("--stage", type=click.Choice((*STAGES, ALL)), default=ALL, show_default=True,
-                  help="tune: the grids of learning rates; report: the seeds of what is tuned.")
-    @click.option("--log_dir", type=click.Path(path_type=Path), default=Path("study"),
-                  show_default=True, help="Folder of the runs.")
+    @click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        default=Path("data"),
+        show_default=True,
+        help="Folder of MNIST, FashionMNIST and text.",
+    )
+    @click.option(
+        "--jobs",
+        type=click.IntRange(min=0),
+        default=1,
+        show_default=True,
+        help="Runs at a time; 0 only makes tables and figures of what is finished.",
+    )
+    @click.option(
+        "--tasks",
+        type=click.Choice(tuple(TASKS)),
+        multiple=True,
+        default=tuple(TASKS),
+        show_default="all",
+    )
+    @click.option(
+        "--only", default="*", show_default=True, metavar="PATTERN", help="Methods, as in 'vote3*'."
+    )
+    @click.option(
+        "--stage",
+        type=click.Choice((*STAGES, ALL)),
+        default=ALL,
+        show_default=True,
+        help="tune: the grids of learning rates; report: the seeds of what is tuned.",
+    )
+    @click.option(
+        "--log_dir",
+        type=click.Path(path_type=Path),
+        default=Path("study"),
+        show_default=True,
+        help="Folder of the runs.",
+    )
     @click.option("--out", type=click.Path(path_type=Path), default=_HERE,
                   help="Folder of tables and figures; beside this script, if not given.")  # fmt: skip
     def study(data: Path, jobs: int, tasks: Sequence[str], only: str, stage: str, log_dir: Path,
