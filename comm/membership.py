@@ -48,13 +48,13 @@ class Membership:
         self._saved: Memory | None = None
         self._vote: GroupVote | None = None
 
-    def set_params(self, params: Iterable[Tensor]) -> VotedParams:
+    def set_params(self, params: Iterable[Tensor], exempt: Iterable[Tensor] = ()) -> VotedParams:
         """The model's parameters. Set anew, they keep the memory if it is of their size.
 
         Raises:
             SettingError: no parameters that can be voted on, or memory of another size.
         """
-        known = VotedParams(self.settings, params)
+        known = VotedParams(self.settings, params, exempt)
         memory = self.memory()
         if memory is not None:
             _check_fits(memory, self.settings, known)

@@ -30,11 +30,20 @@ class VotedParams:
         device: where all of them are.
     """
 
-    def __init__(self, settings: VoteSettings, params: Iterable[Tensor]) -> None:
+    def __init__(
+        self, settings: VoteSettings, params: Iterable[Tensor], exempt: Iterable[Tensor] = ()
+    ) -> None:
         """
+        Args:
+            settings: say which parameters are exempt by their size or shape.
+            params: of the model.
+            exempt: those of them that are exempt whatever their size.
+
         Raises:
-            SettingError: no parameters, complex ones, or on several devices.
+            SettingError: no parameters, complex ones, or on several devices; or what is exempt is
+                none of them.
         """
+        self.exempt = list(exempt)
         self.all = _trained(params)
         devices = {param.device for param in self.all}
         if len(devices) > 1:
@@ -44,9 +53,12 @@ class VotedParams:
         self._places: dict[int, Place] = {}
         sizes: dict[bool, list[int]] = {True: [], False: []}
         for param in self.all:
-            is_voted = param.numel() > 0 and not settings.exempts(param)
+            is_exempt = settings.exempts(param) or any(param is one for one in self.exempt)
+            is_voted = param.numel() > 0 and not is_exempt
             self._places[id(param)] = Place(is_voted, len(sizes[is_voted]))
             sizes[is_voted].append(param.numel())
+        if not {id(param) for param in self.exempt} <= set(self._places):
+            raise SettingError("exempt holds what is no parameter of this model that is trained")
         self.layout = FlatLayout(sizes[True])
         self.exempt_layout = FlatLayout(sizes[False])
 
@@ -63,8 +75,10 @@ class VotedParams:
         return self._places[id(param)]
 
     def digest(self) -> str:
-        """Of their order, shapes and types."""
-        shapes = [(tuple(param.shape), str(param.dtype)) for param in self.all]
+        """Of their order, shapes and types, and of which are exempt."""
+        shapes = [
+            (tuple(param.shape), str(param.dtype), self.place(param).is_voted) for param in self.all
+        ]
         return hashlib.sha256(repr(shapes).encode()).hexdigest()[:12]
 
 

@@ -32,6 +32,7 @@ class VoteAggregator:
         settings: VoteSettings to start from; keyword arguments win.
         process_group: over whose processes; None for all if torch.distributed is initialised, and
             otherwise for a process alone.
+        exempt: parameters that are averaged whatever their size, as large embeddings.
         {settings}
 
     Raises:
@@ -56,11 +57,13 @@ class VoteAggregator:
         params: Iterable[Tensor],
         settings: VoteSettings | None = None,
         process_group: dist.ProcessGroup | None = None,
+        *,
+        exempt: Iterable[Tensor] = (),
         **changes: Any,
     ) -> None:
         found = VoteSettings.of_client("VoteAggregator", AGGREGATOR_SETTINGS, settings, changes)
         self._membership = Membership(found, process_group)
-        self._params = self._membership.set_params(params)
+        self._params = self._membership.set_params(params, exempt)
 
     @property
     def settings(self) -> VoteSettings:

@@ -8,6 +8,7 @@ from typing import Any
 
 from compsgd.codec.packing import pack, packed_num_bytes, unpack
 from compsgd.errors import CompsgdError, DamagedDataError, GradientError, PeerError, SettingError
+from compsgd.optim.embeddings import embedding_parameters
 from compsgd.optim.optimizers import SGD, AdamW, CompressedSGD, CompressedSGDVote, SignSGD
 from compsgd.settings import VoteSettings
 from compsgd.upwards import attribute
@@ -33,6 +34,7 @@ __all__ = [
     "SignSGD",
     "VoteAggregator",
     "VoteSettings",
+    "embedding_parameters",
     "pack",
     "packed_num_bytes",
     "unpack",

@@ -184,7 +184,7 @@ class VoteSettings:
     decay_min: float = _setting(
         1.0, Decay(),
         "What the running minimum shrinks by in every round. Less means more elements in the "
-        "outermost bins.",
+        "outermost bins. The range takes 8 bytes a parameter and hosted worker.",
         is_lasting=True, is_shared=False,
     )  # fmt: skip
     decay_max: float = _setting(
@@ -212,8 +212,9 @@ class VoteSettings:
     beta2: float = _setting(0.99, Fraction(), "Decay of Adam's second moment.", is_lasting=True)
     rand_zero: bool = _setting(
         True, Flag(),
-        "Whether a level 0 becomes -1 or +1 at random. Otherwise zeros are kept, at up to one "
-        "more bit an element.",
+        "Whether a level 0 becomes -1 or +1 at random: parameters whose gradient is 0, as rows of "
+        "an embedding that a batch does not touch, then take random steps; exempt those. "
+        "Otherwise zeros are kept, at up to one more bit an element.",
         is_lasting=True,
     )  # fmt: skip
     seed: int = _setting(0, Integer(0), "Fixes every random bit.", is_lasting=True)

@@ -85,6 +85,8 @@ def _draw_panel(axis: Axes, records: Sequence[Record], panel: Any) -> None:
 
 def _label(record: Record) -> str:
     mode = "" if record["compile"] == "on" else ", eager"
+    memory = record.get("memory", "range")
+    mode += "" if memory == "range" else f", {memory}"
     return f"{record['num_bits']} bits, {record['binning']}, zeros {record['zeros']}{mode}"
 
 

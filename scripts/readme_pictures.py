@@ -46,7 +46,7 @@ def main(
 
 
 def draw_first_run(path: Path, epochs: int) -> None:
-    """Test accuracy against bytes sent, as the first command of the README leaves it behind."""
+    """Test accuracy against bytes sent, of the README's first run."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     with tempfile.TemporaryDirectory() as folder:
         settings = ["--epochs", str(epochs), "--log_dir", folder, "--exp_name", "first_run"]

@@ -2,18 +2,21 @@
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.traffic.kernel_counters import can_count
-from compsgd.settings import VoteSettings
+from compsgd.optim.optimizers import OPTIMIZERS
+from compsgd.settings import VoteSettings, setting_field
 from compsgd.workers.failures import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
 ATTACKS = ("flip", "random", "constant", "nan")
+MODEL_SIZES = ("small", "base")
 
 # What a process decides for itself.
 _OWN_AFFAIR = {"log_dir", "dataset_root", "download", "overwrite", "threads"}
@@ -29,6 +32,20 @@ _MAY_CHANGE = _OWN_AFFAIR | {
     "tensorboard",
 }
 
+# Settings that an optimizer without them refuses. Those of VOTE_OPTIONS it ignores, so that one
+# command can be run with every optimizer, as the original scripts do.
+REFUSED = (
+    "momentum",
+    "error_feedback",
+    "l2",
+    "beta1",
+    "beta2",
+    "min_compress_numel",
+    "exempt_1d",
+    "exempt_optimizer",
+    "exempt_lr",
+)
+
 # The settings of the vote among the options, by the names of the command line.
 VOTE_OPTIONS = {
     name: name
@@ -41,6 +58,7 @@ VOTE_OPTIONS = {
         "count_usages",
         "strict",
         "compile",
+        *REFUSED,
     )
 } | {"timeout": "timeout_s"}
 
@@ -53,7 +71,8 @@ class Options:
 
     `vote` holds those that are settings of the vote; `lr` and `weight_decay` span the sweep;
     `weight_decay` is the decay of the range, not L2, and `decay_min` and `decay_max` of None are
-    that. `threads` of None leaves the choice to the run.
+    that. Either `epochs` or `steps` says when the run ends; the other is None. `warmup` is a share
+    of all rounds below 1, or a number of them. `threads` of None leaves the choice to the run.
     """
 
     vote: VoteSettings
@@ -61,19 +80,27 @@ class Options:
     log_dir: Path
     overwrite: bool
     model: str
+    model_size: str
+    tie_embeddings: bool
+    context: int
     dataset: str
     dataset_root: Path
     download: bool
     optimizer: str
     batch_size: int
-    epochs: int
+    epochs: int | None
+    steps: int | None
+    exempt_embeddings: bool
     lr: tuple[float, ...]
+    lr_schedule: str
+    warmup: float
     weight_decay: tuple[float, ...]
     decay_min: float | None
     decay_max: float | None
     num_workers: int
     shuffle: bool
     batchwise_evaluation: int
+    evaluate_every: int
     one_plot_optimizer: bool
     verify_bytes: bool
     device: str
@@ -89,7 +116,16 @@ class Options:
     @property
     def has_range(self) -> bool:
         """Whether the optimizer keeps a range, so that binning, bits and decay mean something."""
-        return self.optimizer.startswith("compressed_sgd")
+        return "decay_min" in self._known_settings
+
+    @property
+    def has_ballots(self) -> bool:
+        """Whether workers vote, so that zeros are broken or kept."""
+        return "rand_zero" in self._known_settings
+
+    @property
+    def _known_settings(self) -> tuple[str, ...]:
+        return OPTIMIZERS[self.optimizer].known_settings
 
     def cells(self) -> list[Cell]:
         """The (lr, decay) pairs of the sweep, in order; decay 1.0 where it is ignored."""
@@ -113,21 +149,18 @@ class Options:
         return self.exp_name or "_".join(self._name_parts())
 
     def _name_parts(self) -> list[str]:
-        parts = [self.optimizer, self.dataset, self.model, f"B{self.batch_size}", f"e{self.epochs}"]
+        parts = [self.optimizer, self.dataset, *self._model_parts(), f"B{self.batch_size}"]
+        parts.append(f"e{self.epochs}" if self.steps is None else f"s{self.steps}")
         if self.has_range:
             parts += [f"n{self.vote.num_bits}", self.vote.binning]
-        if self.optimizer != "sgd" and not self.vote.rand_zero:
+        if self.has_ballots and not self.vote.rand_zero:
             parts.append("zeros")
         parts.append("lr" + "-".join(map(str, self.lr)))
-        if self.has_range:
-            parts.append("d" + "-".join(map(str, self.weight_decay)))
-            parts += [
-                f"{side}{value}"
-                for side, value in (("dmin", self.decay_min), ("dmax", self.decay_max))
-                if value is not None
-            ]
+        parts += [*self._decay_parts(), *self._schedule_parts(), *self._update_parts()]
         if self.batchwise_evaluation > 0:
             parts.append(f"EvalInterval{self.batchwise_evaluation}")
+        if self.evaluate_every:
+            parts.append(f"TestInterval{self.evaluate_every}")
         if not self.shuffle:
             parts.append("unshuffled")
         if self.vote.exchange != "auto":
@@ -135,6 +168,44 @@ class Options:
         if self.adversaries:
             parts.append(self.attack_name())
         return [*parts, f"Seed{self.vote.seed}", f"Workers{self.num_workers}"]
+
+    def _model_parts(self) -> list[str]:
+        if self.model != "gpt":
+            return [self.model]
+        untied = [] if self.tie_embeddings else ["untied"]
+        return [f"{self.model}-{self.model_size}", *untied, f"c{self.context}"]
+
+    def _decay_parts(self) -> list[str]:
+        if not self.has_range:
+            return []
+        sides = ("dmin", self.decay_min), ("dmax", self.decay_max)
+        both = "d" + "-".join(map(str, self.weight_decay))
+        return [both, *(f"{side}{value}" for side, value in sides if value is not None)]
+
+    def _schedule_parts(self) -> list[str]:
+        schedule = [] if self.lr_schedule == "constant" else [self.lr_schedule]
+        return schedule + ([f"w{self.warmup:g}"] if self.warmup else [])
+
+    def _update_parts(self) -> list[str]:
+        """Of what differs from the original algorithm; short, as a name has its limits."""
+        short = {
+            "momentum": "m{:g}",
+            "error_feedback": "feedback",
+            "l2": "l2={:g}",
+            "beta1": "b1={:g}",
+            "beta2": "b2={:g}",
+            "exempt_1d": "exempt1d",
+            "min_compress_numel": "min{}",
+            "exempt_optimizer": "exempt-{}",
+            "exempt_lr": "exempt-lr{:g}",
+        }
+        parts = [short[name].format(value) for name, value in self._unusual(REFUSED)]
+        return [*parts, "exempt-embeddings"] if self.exempt_embeddings else parts
+
+    def _unusual(self, names: Sequence[str]) -> list[tuple[str, Any]]:
+        """The settings among these that are not the library's defaults, and their values."""
+        values = [(name, getattr(self.vote, name)) for name in names]
+        return [(name, value) for name, value in values if value != setting_field(name).default]
 
     def attack_name(self) -> str:
         return f"{self.adversaries}{self.attack}"
@@ -165,6 +236,8 @@ class Options:
     def check(self, rank_info: RankInfo) -> None:
         """Raises UsageError for options that do not go together, or not with what is installed."""
         self._check_workers(rank_info)
+        self._check_optimizer()
+        self._check_diagnosis()
         self._check_sweep()
         self._check_folder()
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -188,12 +261,31 @@ class Options:
                 "several processes, and Linux"
             )
 
-    def _check_sweep(self) -> None:
-        if self.diagnose and self.optimizer == "sgd":
+    def _check_optimizer(self) -> None:
+        for name, value in self._unusual(REFUSED):
+            if name not in self._known_settings:
+                raise UsageError(f"--{name} is {value}, but {self.optimizer} has no {name}")
+        if self.exempt_embeddings and not self.has_ballots:
+            raise UsageError(f"--exempt_embeddings is true, but {self.optimizer} votes on nothing")
+        if self.vote.exempt_lr is not None and 0 in self.lr:
+            raise UsageError("--exempt_lr follows the schedule of --lr, which is 0 here")
+
+    def _check_diagnosis(self) -> None:
+        if self.diagnose and not self.has_ballots:
             raise UsageError(
-                "--diagnose compares ballots and their vote with the mean gradient; sgd has no "
-                "ballots and applies the mean itself"
+                "--diagnose compares ballots and their vote with the mean gradient; "
+                f"{self.optimizer} has no ballots and applies the mean itself"
             )
+        vote = self.vote
+        if self.diagnose and (vote.exempt_1d or vote.min_compress_numel or self.exempt_embeddings):
+            raise UsageError(
+                "--diagnose looks at all parameters; leave out --exempt_1d, --exempt_embeddings "
+                "and --min_compress_numel"
+            )
+
+    def _check_sweep(self) -> None:
+        if self.epochs is not None and self.steps is not None:
+            raise UsageError("--epochs and --steps both say when the run ends; give one of both")
         if len(set(self.cells())) < len(self.cells()):
             raise UsageError("--lr or --weight_decay names a value twice; each cell runs once")
         if None not in (self.decay_min, self.decay_max) and len(self.weight_decay) > 1:

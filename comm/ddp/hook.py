@@ -40,6 +40,7 @@ class VoteState:
             Where it is not of all processes, torch counts that group on its members alone: a later
             new_group of all processes then needs use_local_synchronization, too.
         params: the model's parameters in its order; `register_vote_hook` fills them in.
+        exempt: those of them that are averaged whatever their size, as large embeddings.
         vote_settings: to start from; keyword arguments win.
         {settings}
 
@@ -61,6 +62,7 @@ class VoteState:
         process_group: dist.ProcessGroup | None = None,
         params: Iterable[Tensor] | None = None,
         *,
+        exempt: Iterable[Tensor] = (),
         vote_settings: VoteSettings | None = None,
         **changes: Any,
     ) -> None:
@@ -68,6 +70,7 @@ class VoteState:
         self._membership = Membership(settings, process_group)
         self._tracker: GradientTracker | None = None
         self._queue: BucketQueue | None = None
+        self._exempt = list(exempt)
         if params is not None:
             self.params = params
 
@@ -104,7 +107,7 @@ class VoteState:
 
     @params.setter
     def params(self, params: Iterable[Tensor]) -> None:
-        known = self._membership.set_params(params)
+        known = self._membership.set_params(params, self._exempt)
         self.release()
         self._queue = None
         self._tracker = GradientTracker(known.all)
@@ -259,7 +262,7 @@ def register_vote_hook(
         1
         >>> dist.destroy_process_group()
     """
-    unknown = sorted(set(settings) - {*HOOK_SETTINGS, "vote_settings"})
+    unknown = sorted(set(settings) - {*HOOK_SETTINGS, "vote_settings", "exempt"})
     if unknown:
         raise SettingError(
             f"register_vote_hook has no setting {', '.join(unknown)}; there are "

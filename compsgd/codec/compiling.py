@@ -201,12 +201,15 @@ def _copy_of(kernel: Callable[..., Tensor]) -> FunctionType:
 
 
 def _options() -> dict[str, Any]:
-    """One pass over memory where the compiler would rather make two, and exact division, which
-    Triton's own is not."""
+    """One pass over memory where the compiler would rather make two, exact division, which Triton's
+    own is not, and every product and sum rounded by itself."""
     # Not at the top: it takes seconds, which those who run eagerly should not pay.
     from torch._inductor import config
 
-    options = {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
+    options: dict[str, Any] = {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
+    if hasattr(config, "emulate_precision_casts"):
+        # Without it Triton fuses a product and a sum (enable_fp_fusion).
+        options["emulate_precision_casts"] = True
     if hasattr(config, "eager_numerics"):
         options |= {"eager_numerics.division_rounding": True, "eager_numerics.disable_ftz": True}
     return options

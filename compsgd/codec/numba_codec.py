@@ -5,7 +5,7 @@ What there are no loops for, exp bins and exact means, is left to the codec in t
 
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -61,13 +61,16 @@ class NumbaCodec:
             return
         random_bits = _random_bits(bits, codes.numel())
         rates = tuple(map(np.float32, (*memory.rates, 1.0 - memory.rates.momentum)))
+        bounds = None
+        if memory.bounds is not None:
+            bounds = memory.bounds[0].numpy(), memory.bounds[1].numpy()
+        momentum, error = (
+            None if one is None else one.numpy() for one in (memory.momentum, memory.error)
+        )
         for span, values in gradient.parts:
-            here = memory.part(span)
-            bounds = None if here.bounds is None else tuple(map(_array, here.bounds))
             loops.encode(
-                codes[span.slice].numpy(), values.numpy(), bounds,
-                _array(here.momentum), _array(here.error), rates,
-                random_bits.bytes, random_bits.offset + span.start, self._width,
+                codes.numpy(), values.numpy(), span.start, bounds, momentum, error, rates,
+                random_bits.bytes, random_bits.offset, self._width,
             )  # fmt: skip
 
     def pack(self, packed: Tensor, codes: Tensor) -> None:
@@ -137,10 +140,6 @@ class NumbaCodec:
             codes.numpy(), flat.numpy(), starts, self._packed_size(codes.numel()),
             random_bits.bytes, random_bits.offset, *voters.span, self._width,
         )  # fmt: skip
-
-
-def _array(vector: Tensor | None) -> Any:
-    return None if vector is None else vector.numpy()
 
 
 def _random_bits(bits: BitStream, numel: int) -> _RandomBits:

@@ -87,30 +87,39 @@ def random_words(words: _Words, first_key: uint32, second_key: uint32) -> None:
 def encode(
     codes: _Bytes,
     gradient: _Floats,
+    first: int,
     bounds: _Bounds | None,
     momentum: _Floats | None,
     error: _Floats | None,
     rates: _Rates,
     bits: _Bytes,
-    start: int,
+    offset: int,
     width: _Width,
 ) -> None:
-    """`compsgd.codec.torch_kernels.encode` on elements from `start` of a vector on, whose random
-    bits, a byte for 8 elements, are `bits`. What is None is compiled away."""
+    """`compsgd.codec.torch_kernels.encode` on some elements of a vector. What is None is compiled
+    away.
+
+    Args:
+        codes, bounds, momentum, error: of the whole vector.
+        gradient: of its elements from `first` on.
+        bits: a random bit for each element, a byte for 8.
+        offset: of element 0 in them.
+    """
     done = 0
-    while done < codes.shape[0]:
-        byte, bit, length = _bits_at(start + done, codes.shape[0] - done)
-        end = done + length
-        its_momentum = _part(momentum, done, end)
-        its_bits = bits[byte : byte + length]
+    while done < gradient.shape[0]:
+        start = first + done
+        byte, bit, length = _bits_at(offset + start, gradient.shape[0] - done)
+        end = start + length
+        values, its_bits = gradient[done : done + length], bits[byte : byte + length]
+        its_momentum = _part(momentum, start, end)
         if bounds is None:
-            _sign_row(codes[done:end], gradient[done:end], its_momentum, rates, its_bits, bit)
+            _sign_row(codes[start:end], values, its_momentum, rates, its_bits, bit)
         else:
             _level_row(
-                codes[done:end], gradient[done:end], bounds[0][done:end], bounds[1][done:end],
-                its_momentum, _part(error, done, end), rates, its_bits, bit, width,
+                codes[start:end], values, bounds[0][start:end], bounds[1][start:end],
+                its_momentum, _part(error, start, end), rates, its_bits, bit, width,
             )  # fmt: skip
-        done = end
+        done += length
 
 
 @_compiled

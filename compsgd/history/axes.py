@@ -11,9 +11,16 @@ from compsgd.history.histories import History
 
 Vector = npt.NDArray[np.float64]
 
-_PER_EPOCH = ("avg_epoch_", "test_", "wire_bytes_", "kernel_bytes_")
-# Metrics that come with the steps after which they were taken, by how their names begin.
-_STEPS_OF = {"batch_": "batch_step_hist", "cosine_": "diagnosis_step_hist"}
+_OF_EPOCHS = ("avg_epoch_", "wire_bytes_", "kernel_bytes_")
+# Metrics that have a value for each epoch, where nothing says after which steps they were taken.
+_PER_EPOCH = (*_OF_EPOCHS, "test_")
+# What says it, by how the metrics' names begin.
+_STEPS_OF = {
+    "batch_": "batch_step_hist",
+    "cosine_": "diagnosis_step_hist",
+    "test_": "test_step_hist",
+    **dict.fromkeys(_OF_EPOCHS, "epoch_step_hist"),
+}
 _MEGA = 1e6
 
 
@@ -39,7 +46,7 @@ def line(history: History, metric: str, x: str, steps_between: int | None) -> tu
         SettingError: no such metric, or the history does not hold what x needs.
     """
     values = _values(history, metric)
-    if x == "epochs" and metric.startswith(_PER_EPOCH):
+    if x == "epochs" and metric.startswith(_PER_EPOCH) and _step_metric(metric) not in history:
         return np.arange(1.0, len(values) + 1), values
     steps = _steps(history, metric, len(values), steps_between)
     place: Vector = _AXES[x](history, steps)
@@ -69,13 +76,13 @@ def _is_line(name: str, values: Any) -> bool:
 
 def _steps(history: History, metric: str, count: int, steps_between: int | None) -> Vector:
     """After which step each value was taken."""
-    if metric.startswith(_PER_EPOCH):
-        return np.arange(1.0, count + 1) * _steps_per_epoch(history)
-    step_metric = next((at for start, at in _STEPS_OF.items() if metric.startswith(start)), None)
-    if step_metric is None:
-        return np.arange(1.0, count + 1)
+    step_metric = _step_metric(metric)
     if step_metric in history:
         return np.asarray(history[step_metric], dtype=np.float64)
+    if metric.startswith(_PER_EPOCH):
+        return np.arange(1.0, count + 1) * _steps_per_epoch(history)
+    if step_metric is None:
+        return np.arange(1.0, count + 1)
     if steps_between is None:
         raise SettingError(
             f"it does not say after which steps {metric} was taken; give the steps between two "
@@ -84,8 +91,16 @@ def _steps(history: History, metric: str, count: int, steps_between: int | None)
     return np.arange(1.0, count + 1) * steps_between
 
 
+def _step_metric(metric: str) -> str | None:
+    """What says after which steps a metric was taken; None for one that has a value a step."""
+    return next((at for start, at in _STEPS_OF.items() if metric.startswith(start)), None)
+
+
 def _steps_per_epoch(history: History) -> float:
     """Raises SettingError where nothing was recorded by step."""
+    if "epoch_step_hist" in history:
+        # The last epoch may be a part of one.
+        return float(history["epoch_step_hist"][0])
     for by_step in ("bytes_sent_hist", "bin_usage"):
         num_steps = len(history.get(by_step, ()))
         if num_steps:

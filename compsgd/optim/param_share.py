@@ -89,7 +89,11 @@ class ParamShare:
             for index, part in self.layout.parts_of(span):
                 values = update[part.shifted(-span.start).slice]
                 place = part.shifted(-self.layout.spans[index].start)
-                if self._may_be_moved(index, part):
+                # Torch rounds the last elements of a half-precision vector in another way, so that
+                # results would depend on where it is cut.
+                is_half = self.parameters[index].itemsize < values.itemsize
+                is_whole = part == self.layout.spans[index]
+                if is_whole or (self.rule.takes_parts and not is_half):
                     self._apply(index, place, values, sizes)
                 else:
                     kept = collected.setdefault(
@@ -98,13 +102,6 @@ class ParamShare:
                     kept[place.slice] = values
         for index, values in collected.items():
             self._apply(index, Span(0, values.numel()), values, sizes)
-
-    def _may_be_moved(self, index: int, part: Span) -> bool:
-        """Whether part of a parameter may be moved by itself. Torch rounds the last elements of a
-        half-precision vector in another way, so that results would depend on where it is cut."""
-        is_whole = part == self.layout.spans[index]
-        is_half = self.parameters[index].itemsize < torch.float32.itemsize
-        return is_whole or (self.rule.takes_parts and not is_half)
 
     def _apply(self, index: int, place: Span, update: Tensor, sizes: Sequence[StepSize]) -> None:
         state = self._kept[index]

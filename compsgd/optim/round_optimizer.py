@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from compsgd.checks import check_integer, check_lr
+from compsgd.checks import check_flag, check_integer, check_lr
 from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.codec.combine import MAX_WORKERS, combine_named
 from compsgd.codec.compiling import Work
@@ -38,7 +38,7 @@ log = logging.getLogger("compsgd")
 # What the optimizers' arguments have in common, for their docstrings.
 ARGUMENTS = """\
 params: parameters or groups of them in model order, the same on every process; a
-    group may have its own lr and l2.
+    group may have its own lr and l2, and, where there are levels, exempt=True.
 lr: the learning rate, 0 or more; a tensor of one element is taken, too.
 settings: to start from; keyword arguments win.
 num_workers: N, the workers that train; all of them live in this process, unless an
@@ -54,6 +54,7 @@ _PENDING = "pending "
 # The shares of the parameters: those that are exempt, and those that are voted on, or all.
 _EXEMPT, MAIN = "exempt", "main"
 _EXEMPT_RATIO = "exempt_lr_ratio"
+_IS_EXEMPT = "exempt"
 _EXEMPT_MOMENTUM = 0.9
 
 
@@ -118,13 +119,17 @@ class RoundOptimizer(torch.optim.Optimizer):
     def _make_shares(self) -> dict[str, ParamShare]:
         """The parameters, by what takes them through a round, which has seen nothing: first those
         that are exempt, then those that are voted on."""
-        is_exempt = [self.settings.exempts(parameter) for parameter in self._parameters]
+        is_exempt = [
+            group.get(_IS_EXEMPT, self.settings.exempts(parameter))
+            for group in self.param_groups
+            for parameter in group["params"]
+        ]
         exempt = [index for index, exempted in enumerate(is_exempt) if exempted]
         voted = [index for index, exempted in enumerate(is_exempt) if not exempted]
         if exempt and not voted:
             raise SettingError(
-                "every parameter is exempt, and there is nothing to vote on; take a smaller "
-                "min_compress_numel, or exempt_1d=False"
+                "every parameter is exempt, and there is nothing to vote on; exempt fewer of them "
+                "(exempt_1d, min_compress_numel, or exempt of a group)"
             )
         # Sums of several hosted workers begin while these compress: before any ballot travels.
         shares = {_EXEMPT: self._float_share(exempt, self._exempt_rule())} if exempt else {}
@@ -261,7 +266,7 @@ class RoundOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._refresh()
-        if self.aggregator.is_empty:
+        if self._main.aggregator.is_empty:
             self._compress_alone()
         outcomes = {
             name: share.aggregator.aggregate(self.round) for name, share in self._shares.items()
@@ -277,22 +282,13 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters, at the end of the flat vector. A group may have an lr and an l2 of its
-        own.
+        own, and say itself whether it is exempt.
 
         Raises:
             SettingError: a group that differs in more than that, or a call between compress and
                 step.
         """
-        for name, value in param_group.items():
-            if name == "lr":
-                check_lr(value)
-            elif name == "l2":
-                setting_field("l2").metadata["kind"].check("l2", value)
-            elif name not in _GROUP_NAMES and value != self._fixed.get(name, 0):
-                raise SettingError(
-                    f"a parameter group sets {name}={value!r}; only lr and l2 can differ between "
-                    "groups"
-                )
+        self._check_new_group(param_group)
         if self._is_built and not self.aggregator.is_empty:
             raise SettingError("add_param_group between compress and step; call step first")
         super().add_param_group(param_group)
@@ -407,11 +403,6 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     # Inside.
 
-    @property
-    def _main(self) -> ParamShare:
-        """The parameters that are voted on, or all of an optimizer that votes on none."""
-        return self._shares[MAIN]
-
     @functools.cached_property
     def _fixed(self) -> dict[str, Any]:
         """The settings that saved state depends on: they stand in every parameter group, and cannot
@@ -427,6 +418,8 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._device = self._parameters[0].device if self._parameters else torch.device("cpu")
         self._sizes = [parameter.numel() for parameter in self._parameters]
         self._shares = self._make_shares()
+        # The parameters that are voted on, or all of an optimizer that votes on none.
+        self._main = self._shares[MAIN]
         remembered = {
             index: state
             for share in self._shares.values()
@@ -471,6 +464,21 @@ class RoundOptimizer(torch.optim.Optimizer):
                     raise SettingError(
                         f"{name} of a parameter group is {group.get(name)!r}; it stays {value!r}"
                     )
+
+    def _check_new_group(self, group: Mapping[str, Any]) -> None:
+        """Raises SettingError for what cannot be, or cannot differ from group to group."""
+        for name, value in group.items():
+            if name == "lr":
+                check_lr(value)
+            elif name == "l2":
+                setting_field(name).metadata["kind"].check(name, value)
+            elif name == _IS_EXEMPT and "exempt_1d" in self.known_settings:
+                check_flag(name, value)
+            elif name not in _GROUP_NAMES and value != self._fixed.get(name, 0):
+                raise SettingError(
+                    f"a parameter group sets {name}={value!r}; only lr, l2 and exempt can differ "
+                    "between groups"
+                )
 
     def _note_exempt_lr(self, group: dict[str, Any]) -> None:
         """exempt_lr as a multiple of the group's lr, so that it follows what schedulers do to that.

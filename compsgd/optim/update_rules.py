@@ -72,7 +72,13 @@ class Descent:
         size: StepSize,
         state: Mapping[str, Tensor],
     ) -> None:
-        _move(parameter, place, update, size)
+        change = update.to(parameter)
+        # As float32, as the reference has it.
+        lr = float(np.float32(size.lr))
+        _change(parameter, place, size, lambda own: own.add_(change, alpha=-lr))
+
+
+_DESCENT = Descent()
 
 
 class HeavyBall:
@@ -94,7 +100,7 @@ class HeavyBall:
     ) -> None:
         buffer = state["momentum_buffer"].view(-1)
         buffer.mul_(self._beta).add_(update)
-        _move(parameter, place, buffer, size)
+        _DESCENT.apply(parameter, place, buffer, size, state)
 
 
 class Adam:
@@ -124,13 +130,6 @@ class Adam:
         lr = size.lr / (1 - self._beta1**count)
         mean, denominator = mean.to(parameter), denominator.to(parameter)
         _change(parameter, place, size, lambda own: own.addcdiv_(mean, denominator, value=-lr))
-
-
-def _move(parameter: Tensor, place: Span, update: Tensor, size: StepSize) -> None:
-    change = update.to(parameter)
-    # As float32, as the reference has it.
-    lr = float(np.float32(size.lr))
-    _change(parameter, place, size, lambda own: own.add_(change, alpha=-lr))
 
 
 def _change(

@@ -66,6 +66,7 @@ class WorkerEncoder:
 
     def __init__(self, state: dict[str, Tensor], rates: Rates) -> None:
         self.state = state
+        self.has_feedback = "error" in state
         self._rates = rates
 
     @staticmethod
@@ -89,11 +90,6 @@ class WorkerEncoder:
             for name in cls.state_names(settings, has_range=has_range)
         }
         return cls(state, Rates(settings.decay_max, settings.decay_min, settings.momentum))
-
-    @property
-    def has_feedback(self) -> bool:
-        """Whether what a ballot leaves out is added to the next one."""
-        return "error" in self.state
 
     def encode(
         self, codes: Tensor, gradient: Gradient, bits: BitStream | None, codec: Codec

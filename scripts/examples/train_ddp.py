@@ -1,4 +1,4 @@
-"""An ordinary DistributedDataParallel script, and what one line of compsgd changes in it.
+"""An ordinary DistributedDataParallel script, and what two lines of compsgd change in it.
 
 torchrun --nproc_per_node 2 scripts/examples/train_ddp.py --hook vote
 
@@ -23,6 +23,8 @@ from torchvision import transforms
 
 from compsgd.comm import VoteState, register_vote_hook
 
+MOMENTUM = 0.9
+
 
 def register(ddp: DistributedDataParallel, hook: str, num_bits: int) -> VoteState | None:
     if hook == "fp16":
@@ -32,9 +34,18 @@ def register(ddp: DistributedDataParallel, hook: str, num_bits: int) -> VoteStat
         ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
     elif hook == "vote":
         return register_vote_hook(
-            ddp, num_bits=num_bits, scale="mean_abs", exempt_1d=True
-        )  # this is all
+            ddp, num_bits=num_bits, scale="mean_abs", exempt_1d=True, momentum=MOMENTUM,
+            decay_min=0.99, decay_max=0.99,
+        )  # fmt: skip
     return None
+
+
+def sgd(ddp: DistributedDataParallel, hook: str, lr: float) -> torch.optim.SGD:
+    """With the vote, the momentum is in the vote: a running mean of gradients, where that of SGD is
+    a running sum, 1 / (1 - momentum) as large."""
+    if hook == "vote":
+        return torch.optim.SGD(ddp.parameters(), lr / (1 - MOMENTUM), weight_decay=5e-4)
+    return torch.optim.SGD(ddp.parameters(), lr, momentum=MOMENTUM, weight_decay=5e-4)
 
 
 def data_set(root: Path | None, num_images: int) -> "Dataset[object]":
@@ -134,7 +145,7 @@ def main(
     devices = [local_rank] if on_gpu else None
     ddp = DistributedDataParallel(model, device_ids=devices, bucket_cap_mb=bucket_cap_mb)
     state = register(ddp, hook, num_bits)
-    optimizer = torch.optim.SGD(ddp.parameters(), lr, momentum=0.9, weight_decay=5e-4)
+    optimizer = sgd(ddp, hook, lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     first = load(checkpoint, parts, state, device) if resume else 0

@@ -17,12 +17,13 @@ from tables import as_markdown, as_text
 from compsgd.files import atomic_write
 from compsgd.plots import save_figure
 from compsgd.workers.commands.cli import execute
-from compsgd.workers.data.datasets import DATASETS
+from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.report.progress import on_a_terminal
 
 _OPTIONS = [
-    click.option("--dataset", type=click.Choice(DATASETS), default="MNIST", show_default=True),
+    click.option("--dataset", type=click.Choice(tuple(IMAGE_FORMATS)), default="MNIST",
+                 show_default=True),
     click.option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"),
                  show_default=True),
     click.option("--download", type=bool, default=False, is_flag=False, flag_value="true",

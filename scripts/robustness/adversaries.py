@@ -22,7 +22,9 @@ OPTIMIZERS = {
     "sign vote": ["--optimizer", "sign_sgd", "--lr", "0.001"],
     "float32 mean": ["--optimizer", "sgd", "--lr", "0.1"],
 }
-SETTINGS = ["--num_workers", "8", "--threads", "1"]
+# The published algorithm: without momentum, which would let a worker's past speak for it.
+SETTINGS = ["--num_workers", "8", "--threads", "1", "--momentum", "0", "--lr_schedule", "constant",
+            "--warmup", "0", "--l2", "0"]  # fmt: skip
 
 
 @click.command()

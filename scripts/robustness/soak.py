@@ -41,7 +41,9 @@ LAUNCHERS = {
     "compsgd train": [str(BIN / "compsgd"), "train", "--num_workers", "2"],
 }
 OPTIONS = ["--model", "mlp", "--epochs", "5", "--batch_size", "32", "--threads", "1", "--compile",
-           "off", "--count_usages", "--checkpoint_every", "5", "--timeout", "8",
+           "off", "--count_usages", "--checkpoint_every", "5", "--timeout", "8", "--lr", "0.003",
+           "--weight_decay", "1", "--momentum", "0", "--lr_schedule", "constant", "--warmup", "0",
+           "--l2", "0",
            "--exp_name", "x"]  # fmt: skip
 SIGNALS = {
     "Ctrl-C to": signal.SIGINT,

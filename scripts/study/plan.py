@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from methods import FURTHER, METHODS, REACH, Method
+from candidates import FURTHER, METHODS, REACH, Method
 from tasks import TASKS, TUNING_SEED, Task
 
 TUNE, REPORT = STAGES = ("tune", "report")
@@ -63,7 +63,7 @@ PLAN: tuple[Part, ...] = (
     ("lm", _HOOK),
     ("lm", _PEERS),
     ("lm", _BITS),
-    ("lm", _SWITCHES),
+    ("lm", (*_SWITCHES, "vote3_embeddings_exempt")),
     ("lm", _WORKERS),
     ("lm_base", _FINALISTS),
     ("mnist_mlp", (*_FIRST, *_BITS, *_SWITCHES)),

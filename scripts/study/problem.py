@@ -3,7 +3,6 @@ schedule and evaluation of `compsgd train`, under the same options."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 from compsgd.workers.data.datasets import BatchPlan, load_dataset
 from compsgd.workers.data.splits import Dataset
 from compsgd.workers.train.models import build_model
+from compsgd.workers.train.schedule import count_warmup_rounds, lr_of_round
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,8 @@ class Problem:
 
     def lr_of(self, round_: int, num_rounds: int) -> float:
         """Of a round, from 0."""
-        return self.lr * _factor(self.lr_schedule, round_, num_rounds, self.warmup)
-
-
-def _factor(schedule: str, round_: int, num_rounds: int, warmup: float) -> float:
-    # Stands in until workers/train/schedule.py is there.
-    rising = warmup * num_rounds if warmup < 1 else warmup
-    if round_ < rising:
-        return (round_ + 1) / rising
-    share = (round_ - rising) / (num_rounds - rising)
-    return {"constant": 1.0, "linear": 1 - share, "cosine": (1 + cos(pi * share)) / 2}[schedule]
+        num_warmup_rounds = count_warmup_rounds(self.warmup, num_rounds)
+        return lr_of_round(self.lr, self.lr_schedule, round_, num_rounds, num_warmup_rounds)
 
 
 _OPTIONS = [

@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Point:
-    """Of the curve of a reported run: the mean loss of a block of minibatches, at its last round."""
+    """Of the curve of a reported run: the mean loss of a block of batches, at its last round."""
 
     task: str
     method: str

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from figures import draw_all
 from plan import PLAN, STAGES, Part, planned, ready
 from records import Records
-from running import Runner
-from tables import write_tables
+from result_figures import draw_all
+from result_tables import write_tables
+from runner import Runner
 from tasks import TASKS
 
 from compsgd.workers.commands.cli import execute
@@ -72,8 +72,13 @@ def command(plan: Sequence[Part]) -> click.Command:
         show_default=True,
         help="Folder of the runs.",
     )
-    @click.option("--out", type=click.Path(path_type=Path), default=_HERE,
-                  help="Folder of tables and figures; beside this script, if not given.")  # fmt: skip
+    @click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default=_HERE,
+        show_default="beside this script",
+        help="Folder of tables and figures.",
+    )
     def study(data: Path, jobs: int, tasks: Sequence[str], only: str, stage: str, log_dir: Path,
               out: Path) -> None:  # fmt: skip
         """Runs what is missing of the study, and writes its tables and figures."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from methods import Method
+from candidates import Method
 from plan import Part, Tuning, planned, reported, tuning
 from records import Records, Row
 from tasks import Task

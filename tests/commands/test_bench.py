@@ -30,6 +30,7 @@ def run(*args):
 
 def test_codec_reports_every_combination(tmp_path):
     args = ["--sizes", 5000, 200, "--binning", "lin", "--voters", 2, 3]
+    args += ["--memory", "range", "both"]
     paths = ["--json", tmp_path / "x.json", "--picture", tmp_path / "x.png"]
     result = run("codec", *QUICK, *args, *paths)
     assert result.exit_code == 0
@@ -43,8 +44,12 @@ def test_codec_reports_every_combination(tmp_path):
         for figures in (one["encode"], *one["votes"].values()):
             assert min(figures.values()) > 0
         assert f"{one['encode']['copies']:.2f}" in result.output
-    (one,) = [r for r in records if (r["numel"], r["num_bits"], r["zeros"]) == (5000, 3, "broken")]
+    one, other = (
+        r for r in records if (r["numel"], r["num_bits"], r["zeros"]) == (5000, 3, "broken")
+    )
+    assert (one["memory"], other["memory"]) == ("range", "both")
     assert one["encode"]["limit_copies"] == pytest.approx((24 + 3 / 8) / 8)
+    assert other["encode"]["limit_copies"] == pytest.approx((24 + 16 + 3 / 8) / 8)
     assert one["votes"]["3"]["limit_copies"] == pytest.approx((8 + 3 * 3 / 8) / 8)
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,5 +1,6 @@
 """The command: options in every spelling, bad input in one line, results in their folder."""
 
+import csv
 import json
 import math
 import os
@@ -14,9 +15,11 @@ from command_line import run
 from processes import ROOT, run_command
 
 from compsgd.history import read_histories
+from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.workers.commands import cli
 from compsgd.workers.commands.cli import launch, train
 from compsgd.workers.commands.spreading import spread_values
+from compsgd.workers.recipes import RECIPES
 from compsgd.workers.results.digests import weights_sha256
 
 QUICK = ["--model", "mlp", "--epochs", "1", "--batch_size", "256", "--threads", "1"]
@@ -56,6 +59,55 @@ BAD = {
     "path as a name": (["--exp_name", "../x"], "must be one folder name"),
     "no data": (["--dataset", "MNIST", "--download", "false"], "is not complete in"),
     "seed": (["--seed", "-1"], "-1 is not in the range x>=0"),
+    "momentum 1": (["--momentum", "1"], "momentum is 1.0; it must be a number in [0, 1)"),
+    "momentum negative": (["--momentum", "-0.1"], "momentum is -0.1"),
+    "momentum nan": (["--momentum", "nan"], "momentum is nan"),
+    "l2 negative": (["--l2", "-1"], "l2 is -1.0; it must be from 0"),
+    "l2 nan": (["--l2", "nan"], "l2 is nan"),
+    "beta1 1": (["--optimizer", "adamw", "--beta1", "1"], "beta1 is 1.0"),
+    "exempt_lr negative": (["--exempt_lr", "-1"], "exempt_lr is -1.0"),
+    "exempt_lr without lr": (["--exempt_lr", "1", "--lr", "0"], "which is 0 here"),
+    "exempt_optimizer": (["--exempt_optimizer", "adagrad"], "'adagrad' is not one of"),
+    "min_compress_numel negative": (["--min_compress_numel", "-1"], "-1 is not in the range x>=0"),
+    "everything exempt": (["--min_compress_numel", "9999999"], "leaves no parameter of"),
+    "adamw's momentum": (
+        ["--optimizer", "adamw", "--momentum", "0.9"],
+        "--momentum is 0.9, but adamw has no momentum",
+    ),
+    "adamw's feedback": (
+        ["--optimizer", "adamw", "--error_feedback"],
+        "adamw has no error_feedback",
+    ),
+    "sgd's feedback": (["--optimizer", "sgd", "--error_feedback"], "sgd has no error_feedback"),
+    "sign's feedback": (
+        ["--optimizer", "sign_sgd", "--error_feedback"],
+        "sign_sgd has no error_feedback",
+    ),
+    "sgd's beta": (
+        ["--optimizer", "sgd", "--beta1", "0.5"],
+        "--beta1 is 0.5, but sgd has no beta1",
+    ),
+    "sgd's exemption": (["--optimizer", "sgd", "--exempt_1d"], "sgd has no exempt_1d"),
+    "schedule": (["--lr_schedule", "step"], "'step' is not one of"),
+    "warmup negative": (["--warmup", "-1"], "warmup is -1.0"),
+    "warmup a half round": (["--warmup", "1.5"], "a share of all rounds below 1, or a number"),
+    "warmup nan": (["--warmup", "nan"], "warmup is nan"),
+    "warmup inf": (["--warmup", "inf"], "warmup is inf"),
+    "warmup too long": (["--steps", "5", "--warmup", "5"], "warm-up longer than the run"),
+    "warmup of all": (["--steps", "5", "--warmup", "0.9"], "warm-up longer than the run"),
+    "warmup of epochs": (
+        ["--epochs", "1", "--warmup", "99"],
+        "99 rounds, and one more at least, of 6",
+    ),
+    "steps 0": (["--steps", "0"], "0 is not in the range x>=1"),
+    "steps and epochs": (["--steps", "5", "--epochs", "40"], "give one of both"),
+    "evaluate_every negative": (["--evaluate_every", "-1"], "-1 is not in the range x>=0"),
+    "diagnosis of adamw": (["--optimizer", "adamw", "--diagnose", "1"], "adamw has no ballots"),
+    "diagnosis of a part": (["--diagnose", "1", "--exempt_1d"], "looks at all parameters"),
+    "diagnosis of large ones": (
+        ["--diagnose", "1", "--min_compress_numel", "9"],
+        "looks at all parameters",
+    ),
     "stray word": (["digits"], "unexpected extra argument"),
 }
 
@@ -293,6 +345,95 @@ def test_evaluation_every_so_many_batches_of_every_worker(tmp_path):
     assert len(history["batch_loss_hist"]) == len(history["batch_acc_hist"]) == 2
 
 
+def test_a_run_ends_after_its_steps(tmp_path):
+    # 2 rounds an epoch.
+    args = [*QUICK[:2], *QUICK[4:], "--steps", "5", "--num_workers", "4", "--count_usages"]
+    assert run(*args, "--log_dir", tmp_path, "--exp_name", "s").exit_code == 0
+    (history,) = read_histories(tmp_path / "s" / "histories.pkl").values()
+    assert history["epoch_step_hist"] == history["test_step_hist"] == [2, 4, 5]
+    assert history["batch_step_hist"] == [1, 2, 3, 4, 5]
+    by_epoch = ("avg_epoch_loss_hist", "avg_epoch_acc_hist", "test_loss_hist", "test_acc_hist")
+    assert [len(history[name]) for name in by_epoch] == [3] * 4
+    by_step = ("bytes_sent_hist", "seconds_hist", "bin_usage", "batch_loss_hist")
+    assert [len(history[name]) for name in by_step] == [5] * 4
+    result = json.loads((tmp_path / "s" / "result.json").read_text())
+    assert result["cells"][0]["num_steps"] == 5
+    assert result["cells"][0]["test_acc"] == history["test_acc_hist"][-1]
+    options = json.loads((tmp_path / "s" / "config.json").read_text())["options"]
+    assert (options["steps"], options["epochs"]) == (5, None)
+
+
+def test_as_many_steps_as_epochs_have_are_the_same_run(tmp_path):
+    steps = [*QUICK[:2], *QUICK[4:], "--steps", "4", "--num_workers", "4"]
+    epochs = [*QUICK, "--epochs", "2", "--num_workers", "4"]
+    digests = set()
+    for name, args in (("s", steps), ("e", epochs)):
+        assert run(*args, "--log_dir", tmp_path, "--exp_name", name).exit_code == 0
+        (cell,) = json.loads((tmp_path / name / "result.json").read_text())["cells"]
+        digests.add((cell["weights_sha256"], cell["test_loss"], cell["last_epoch_acc"]))
+    assert len(digests) == 1
+
+
+def test_the_test_set_every_so_many_rounds(tmp_path):
+    args = ["--epochs", "3", "--num_workers", "4"]
+    assert run(*QUICK, *args, "--log_dir", tmp_path, "--exp_name", "usual").exit_code == 0
+    args += ["--evaluate_every", "4"]
+    result = run(*QUICK, *args, "--log_dir", tmp_path, "--exp_name", "e")
+    assert "round 4/6: test loss" in result.output
+    (usual,), (history,) = (
+        read_histories(tmp_path / name / "histories.pkl").values() for name in ("usual", "e")
+    )
+    assert history["test_step_hist"] == [4, 6]
+    assert history["test_loss_hist"] == usual["test_loss_hist"][1:]
+    assert "test_step_hist" not in usual
+    with (tmp_path / "e" / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.reader(file) if row[2] == "test_acc_hist"]
+    assert [int(row[3]) for row in rows] == [4, 6]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_is_not_given_is_the_optimizers_recipe(optimizer, tmp_path):
+    args = ["--optimizer", optimizer, "--log_dir", tmp_path]
+    assert run(*QUICK, *args).exit_code == 0
+    (folder,) = tmp_path.iterdir()
+    options = json.loads((folder / "config.json").read_text())["options"]
+    usual = RECIPES[optimizer].as_options()
+    assert {name: options[name] for name in usual} == {
+        name: list(value) if isinstance(value, tuple) else value for name, value in usual.items()
+    }
+    assert f"lr{RECIPES[optimizer].lr}" in folder.name
+
+
+def test_names_tell_runs_apart(tmp_path):
+    ways = [
+        [], ["--momentum", "0"], ["--error_feedback"], ["--l2", "0.1"], ["--lr_schedule", "linear"],
+        ["--lr_schedule", "constant"], ["--warmup", "1"], ["--exempt_1d"],
+        ["--evaluate_every", "2"], ["--min_compress_numel", "500"], ["--exempt_optimizer", "sgd"],
+        ["--exempt_lr", "0.1"],
+    ]  # fmt: skip
+    for way in ways:
+        result = run(*QUICK, "--num_workers", "2", *way, "--log_dir", tmp_path)
+        assert result.exit_code == 0, result.output
+    assert len(list(tmp_path.iterdir())) == len(ways)
+
+
+def test_a_schedule_and_its_warmup_matter(tmp_path):
+    digests = set()
+    ways = [["constant", 0], ["constant", 2], ["linear", 0], ["cosine", 0], ["cosine", 0.3]]
+    for i, (schedule, warmup) in enumerate(ways):
+        args = ["--lr_schedule", schedule, "--warmup", warmup, "--num_workers", "2"]
+        assert run(*QUICK, *args, "--log_dir", tmp_path, "--exp_name", i).exit_code == 0
+        (cell,) = json.loads((tmp_path / str(i) / "result.json").read_text())["cells"]
+        digests.add(cell["weights_sha256"])
+    assert len(digests) == len(ways)
+
+
+def test_help_names_the_recipes():
+    words = " ".join(run("--help").output.split())
+    assert "depends on the optimizer: 0.1 for sgd; 0.003 for adamw; 0.001 for sign_sgd" in words
+    assert "depends on the optimizer: 0.9 for sgd, sign_sgd" in words
+
+
 def test_sgd_ignores_decay_and_runs_once_per_lr(tmp_path):
     args = ["--optimizer", "sgd", "--lr", "0.1", "0.2", "--weight_decay", "1.0", "0.5"]
     assert run(*QUICK, *args, "--log_dir", tmp_path, "--exp_name", "s").exit_code == 0
@@ -330,7 +471,8 @@ def test_a_sweep_that_dies_keeps_what_it_finished(tmp_path, monkeypatch):
             return finished[0]
 
     monkeypatch.setattr("compsgd.workers.train.run.CellTraining", DiesInTheSecondCell)
-    result = run(*QUICK, "--lr", "0.003", "0.001", "--log_dir", tmp_path, "--exp_name", "d")
+    sweep = ["--lr", "0.003", "0.001", "--weight_decay", "1"]
+    result = run(*QUICK, *sweep, "--log_dir", tmp_path, "--exp_name", "d")
     assert isinstance(result.exception, OSError)
     assert list(read_histories(tmp_path / "d" / "histories.pkl")) == [(0.003, 1.0)]
     assert len(json.loads((tmp_path / "d" / "result.json").read_text())["cells"]) == 1

@@ -114,7 +114,10 @@ def test_a_training_has_the_published_settings():
         "lr": (7.8125e-7,), "weight_decay": (0.3,), "epochs": 5, "num_bits": 8, "binning": "exp",
         "num_workers": 2, "rand_zero": False, "seed": 1917, "optimizer": "compressed_sgd_vote",
         "model": "vanilla_cnn", "batch_size": 64, "shuffle": False, "count_usages": False,
-        "batchwise_evaluation": 0, "decay_min": None, "decay_max": None, "threads": 1,
+        "momentum": 0.0, "lr_schedule": "constant", "warmup": 0.0, "l2": 0.0,
+        "error_feedback": False, "exempt_1d": False, "min_compress_numel": 0, "steps": None,
+        "evaluate_every": 0, "batchwise_evaluation": 0, "decay_min": None, "decay_max": None,
+        "threads": 1,
     }  # fmt: skip
     assert {name: given[name] for name in expected} == expected
 

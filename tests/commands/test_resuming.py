@@ -35,7 +35,10 @@ def assert_interrupted(result):
 
 
 KINDS = {
+    "original": ["--momentum", "0", "--lr_schedule", "constant", "--warmup", "0"],
     "sgd": ["--optimizer", "sgd"],
+    "adamw": ["--optimizer", "adamw", "--lr_schedule", "linear", "--warmup", "2"],
+    "feedback": ["--error_feedback", "--exempt_1d", "--l2", "0.1", "--evaluate_every", "2"],
     "sign_sgd": ["--optimizer", "sign_sgd", "--count_usages"],
     "compressed_sgd": ["--optimizer", "compressed_sgd", "--count_usages", "--rand_zero", "false"],
     "vote": ["--weight_decay", "0.7", "--batchwise_evaluation", "2", "--shuffle", "false"],
@@ -67,10 +70,33 @@ def test_interrupted_again_and_again(kind, tmp_path):
     assert not (tmp_path / "parts" / "checkpoint").exists()
 
 
+def in_steps(folder, *args, stop_after=None):
+    """4 rounds, of an epoch of 3 and a part of one."""
+    where = ["--log_dir", folder.parent, "--exp_name", folder.name]
+    with stopped_after(stop_after):
+        return run(*SWEEP[:2], *SWEEP[4:], "--steps", "4", *where, *args)
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 4])
+@pytest.mark.parametrize("args", [[], ["--evaluate_every", "2", "--count_usages"]])
+def test_a_run_of_so_many_steps(rounds, args, tmp_path):
+    assert in_steps(tmp_path / "whole", *args).exit_code == 0
+    assert_interrupted(in_steps(tmp_path / "parts", *args, stop_after=rounds))
+    result = in_steps(tmp_path / "parts", *args, "--resume")
+    assert result.exit_code == 0, result.output
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+    (history,) = read_histories(tmp_path / "parts" / "histories.pkl").values()
+    assert history["epoch_step_hist"] == [3, 4]
+    assert history["test_step_hist"] == ([2, 4] if args else [3, 4])
+
+
 @pytest.mark.parametrize("num_evaluations", range(1, 7))
-def test_evaluations_that_are_abandoned_come_again(num_evaluations, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "args",
+    [["--batchwise_evaluation", "2"], ["--batchwise_evaluation", "1", "--evaluate_every", "2"]],
+)
+def test_evaluations_that_are_abandoned_come_again(num_evaluations, args, tmp_path):
     """Between rounds, after an epoch, at the very end."""
-    args = ["--batchwise_evaluation", "2"]
     assert train(tmp_path / "whole", *args, lrs=["0.003"]).exit_code == 0
     evaluate, calls = training.evaluate, []
 
@@ -106,7 +132,8 @@ def test_other_numbers_of_processes_go_on(tmp_path):
 @pytest.mark.skipif(not can_count(), reason="the kernel counts bytes for us on Linux only")
 def test_counted_bytes_go_on(tmp_path):
     """Those of the epoch under way, too, and of both processes."""
-    options = [*SWEEP, "--lr", "0.003", "--verify_bytes", "--log_dir", str(tmp_path), "--exp_name"]
+    options = [*SWEEP, "--lr", "0.003", "--weight_decay", "1", "--verify_bytes"]
+    options += ["--log_dir", str(tmp_path), "--exp_name"]
     whole, parts = [*options, "whole"], [*options, "parts"]
     ranks(2, tmp_path, [[whole, None], [parts, 2], [[*parts, "--resume"], None]])
     results = [json.loads((tmp_path / x / "result.json").read_text()) for x in ("whole", "parts")]
@@ -176,6 +203,12 @@ def interrupted(tmp_path_factory):
         ["--weight_decay", "0.5"],
         ["--adversaries", "1"],
         ["--count_usages", "true"],
+        ["--momentum", "0.5"],
+        ["--l2", "0.1"],
+        ["--lr_schedule", "linear"],
+        ["--warmup", "2"],
+        ["--exempt_1d", "true"],
+        ["--evaluate_every", "2"],
     ],
 )
 def test_a_changed_option_is_named(args, interrupted):

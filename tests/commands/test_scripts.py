@@ -67,7 +67,7 @@ def test_accuracy_through_the_hook():
     )  # fmt: skip
     assert finished.exit_code == 0, finished.stderr
     rows = finished.stdout.partition("\n---")[2].splitlines()[1:]
-    assert len(rows) == 6
+    assert len(rows) == 8
     assert all(float(row.split()[-1]) > 70 for row in rows)
 
 

@@ -19,14 +19,15 @@ from compsgd.workers.report.tensorboard import range_statistics
 EPOCHS, ROUNDS = 2, 2
 # 6 batches for 4 workers: in every second round two of them receive none.
 SETTINGS = ["--model", "mlp", "--batch_size", "256", "--threads", "1", "--epochs", EPOCHS,
-            "--num_workers", "4", "--count_usages", "--tensorboard"]  # fmt: skip
+            "--num_workers", "4", "--count_usages", "--tensorboard",
+            "--weight_decay", "1"]  # fmt: skip
 CELL = "lr0.003_decay1.0"
 
 
-def train(folder, *args, stop_after=None):
+def train(folder, *args, lrs=("0.003",), stop_after=None):
     where = ["--log_dir", folder.parent, "--exp_name", folder.name]
     with stopped_after(stop_after):
-        return run(*SETTINGS, *where, *args)
+        return run(*SETTINGS, "--lr", *lrs, *where, *args)
 
 
 def read_events(folder):
@@ -43,7 +44,7 @@ def read_events(folder):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs") / "whole"
-    result = train(folder, "--lr", "0.003", "0.001")
+    result = train(folder, lrs=("0.003", "0.001"))
     assert result.exit_code == 0, result.output
     return folder
 
@@ -102,11 +103,22 @@ def test_diagnoses_are_shown(tmp_path):
     assert majorities == pytest.approx(history["agreement_hist"] @ [1, 2, 3, 4], rel=1e-6)
 
 
+def test_the_test_set_has_steps_of_its_own(tmp_path):
+    assert train(tmp_path / "x", "--evaluate_every", "3").exit_code == 0
+    scalars, _ = read_events(tmp_path / "x" / "tensorboard" / CELL)
+    (history,) = read_histories(tmp_path / "x" / "histories.pkl").values()
+    assert [step for step, _ in scalars["loss/test"]] == history["test_step_hist"] == [3, 4]
+    assert [value for _, value in scalars["accuracy/test"]] == pytest.approx(
+        history["test_acc_hist"], rel=1e-6
+    )
+    assert [step for step, _ in scalars["loss/train"]] == [ROUNDS, 2 * ROUNDS]
+
+
 def test_every_cell_is_a_run_of_its_own_and_training_is_the_same(finished, tmp_path):
     assert sorted(path.name for path in (finished / "tensorboard").iterdir()) == [
         "lr0.001_decay1.0", CELL
     ]  # fmt: skip
-    result = train(tmp_path / "without", "--tensorboard", "false", "--lr", "0.003", "0.001")
+    result = train(tmp_path / "without", "--tensorboard", "false", lrs=("0.003", "0.001"))
     assert result.exit_code == 0
     assert not (tmp_path / "without" / "tensorboard").exists()
     assert outcome(tmp_path / "without") == outcome(finished)
@@ -140,7 +152,9 @@ def test_no_step_twice_after_an_interruption(rounds, tmp_path):
 
 
 def test_only_the_process_that_writes_results_writes(tmp_path):
-    args = [str(arg) for arg in [*SETTINGS, "--log_dir", tmp_path, "--exp_name", "x"]]
+    args = [
+        str(arg) for arg in [*SETTINGS, "--lr", "0.003", "--log_dir", tmp_path, "--exp_name", "x"]
+    ]
     (tmp_path / "runs.json").write_text(json.dumps([args]))
 
     finished = run_ranks(2, HELPERS / "rank_trains.py", str(tmp_path / "runs.json"))

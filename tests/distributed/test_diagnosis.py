@@ -18,7 +18,8 @@ from compsgd.voting.majority import cosine
 
 # 3 rounds an epoch, of 4, 4 and 4 workers; 12 batches.
 SETTINGS = ["--model", "mlp", "--epochs", "2", "--batch_size", "128", "--num_workers", "4",
-            "--threads", "1", "--compile", "off"]  # fmt: skip
+            "--threads", "1", "--compile", "off", "--weight_decay", "1", "--momentum", "0",
+            "--lr_schedule", "constant", "--warmup", "0"]  # fmt: skip
 FOUND = {"diagnosis_step_hist", "cosine_hist", "agreement_hist"}
 
 
@@ -137,9 +138,21 @@ def test_more_rounds_than_there_are(tmp_path):
     assert [len(history[name]) for name in sorted(FOUND)] == [0, 0, 0]
 
 
-def test_sgd_has_nothing_to_diagnose(tmp_path):
-    result = run(*SETTINGS, "--optimizer", "sgd", "--diagnose", "5", cwd=tmp_path)
+def test_a_diagnosis_with_momentum_and_feedback(tmp_path):
+    args = ["--momentum", "0.9", "--error_feedback", "--lr_schedule", "cosine"]
+    assert train(tmp_path / "with", *args, "--diagnose", "2").exit_code == 0
+    assert train(tmp_path / "without", *args).exit_code == 0
+    with_it, without = outcome(tmp_path / "with"), outcome(tmp_path / "without")
+    assert {name: with_it[name] for name in without} == without
+    (history,) = read_histories(tmp_path / "with" / "histories.pkl").values()
+    assert all(-1 < value < 1 for value in history["cosine_hist"])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_float32_has_nothing_to_diagnose(optimizer, tmp_path):
+    args = ["--optimizer", optimizer, "--momentum", "0", "--diagnose", "5"]
+    result = run(*SETTINGS, *args, cwd=tmp_path)
     assert result.exit_code == 2
-    assert "sgd has no ballots" in result.output
+    assert f"{optimizer} has no ballots" in result.output
     assert result.output.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

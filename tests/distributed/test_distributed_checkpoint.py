@@ -18,15 +18,23 @@ from torch.distributed.checkpoint.state_dict import (
 
 import compsgd
 
-OPTIMIZERS = [compsgd.SGD, compsgd.SignSGD, compsgd.CompressedSGD, compsgd.CompressedSGDVote]
-WITH_RANGES = OPTIMIZERS[2:]
+WITH_RANGES = [compsgd.CompressedSGD, compsgd.CompressedSGDVote]
+OPTIMIZERS = [compsgd.SGD, compsgd.AdamW, compsgd.SignSGD, *WITH_RANGES]
+# Everything that there is to remember.
+SETTINGS = {
+    "momentum": 0.9,
+    "error_feedback": True,
+    "exempt_1d": True,
+    "seed": 7,
+    "num_bits": 4,
+    "decay_max": 0.9,
+    "decay_min": 0.8,
+}
 
 
 def start(make, num_workers):
     net = model()
-    settings = {} if make is compsgd.SGD else {"seed": 7}
-    if make in WITH_RANGES:
-        settings |= {"num_bits": 4, "decay_max": 0.9, "decay_min": 0.8}
+    settings = {key: value for key, value in SETTINGS.items() if key in make.known_settings}
     optimizer = make(
         net.parameters(), 0.01, num_workers=num_workers, process_group=dist.group.WORLD, **settings
     )

@@ -74,7 +74,8 @@ def test_everything_else_makes_a_difference(alone):
         for case, result in alone.items()
         if "all_gather" in case and "compressed_sgd_vote 1 " not in case
     }
-    assert len(digests) == 3 * (1 + 2 + (3 + 2) * 2)
+    floats, signs, levels, levels_with_extras = 1 + 2, 2 * 2, (3 + 2) * 2, 2 * 2
+    assert len(digests) == 3 * (floats + signs + levels + levels_with_extras)
 
 
 def test_auto_takes_what_sends_less():

@@ -24,6 +24,15 @@ CASES["exp"] = ["--binning", "exp", "--num_bits", "5", "--count_usages", "true"]
 CASES["all-gather"] = ["--exchange", "all_gather", "--num_bits", "2"]
 CASES["evaluating"] = ["--batchwise_evaluation", "2", "--shuffle", "false", "--lr", "1e-3", "2e-3"]
 CASES["batch-norm"] = ["--model", "resnet18", "--batch_size", "400"]
+CASES["original"] = [
+    "--model", "mlp", "--momentum", "0", "--lr_schedule", "constant", "--warmup", "0",
+    "--weight_decay", "1",
+]  # fmt: skip
+CASES["adamw"] = ["--model", "mlp", "--optimizer", "adamw", "--lr_schedule", "linear"]
+CASES["everything"] = [
+    "--model", "mlp", "--error_feedback", "--exempt_1d", "--l2", "0.1", "--evaluate_every", "2",
+    "--exempt_lr", "0.01", "--warmup", "1",
+]  # fmt: skip
 MEASURED = {"seconds_hist", "compute_seconds_hist"}
 
 

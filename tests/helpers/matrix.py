@@ -13,28 +13,44 @@ SHAPES = [(7, 5), (3,), (2, 2, 4)]
 ROUNDS = 5
 OPTIMIZERS = {
     "sgd": compsgd.SGD,
+    "adamw": compsgd.AdamW,
     "sign_sgd": compsgd.SignSGD,
     "compressed_sgd": compsgd.CompressedSGD,
     "compressed_sgd_vote": compsgd.CompressedSGDVote,
 }
 
 
+# What keeps the accuracy (design, section 2b), by what an optimizer knows of it.
+EXTRAS = {
+    "momentum": 0.9,
+    "error_feedback": True,
+    "l2": 0.1,
+    "exempt_1d": True,
+    "exempt_lr": 0.005,
+}
+
+
 def cases():
-    """(num_workers, exchange, optimizer, num_bits, rand_zero)."""
+    """(num_workers, exchange, optimizer, num_bits, rand_zero, has_extras)."""
     for num_workers, exchange in itertools.product((2, 4, 8), ("all_gather", "scatter_reduce")):
-        yield num_workers, exchange, "sgd", 32, False
-        for rand_zero in (True, False):
-            yield num_workers, exchange, "sign_sgd", 1, rand_zero
+        yield num_workers, exchange, "adamw", 32, False, False
+        for has_extras in (True, False):
+            yield num_workers, exchange, "sgd", 32, False, has_extras
+        for rand_zero, has_extras in itertools.product((True, False), repeat=2):
+            yield num_workers, exchange, "sign_sgd", 1, rand_zero, has_extras
             for name, num_bits in itertools.product(
-                ("compressed_sgd", "compressed_sgd_vote"), (1, 3, 8)
+                ("compressed_sgd", "compressed_sgd_vote"), (3,) if has_extras else (1, 3, 8)
             ):
-                yield num_workers, exchange, name, num_bits, rand_zero
+                yield num_workers, exchange, name, num_bits, rand_zero, has_extras
 
 
 def build_optimizer(parameters, case, exchange):
-    _, _, name, num_bits, rand_zero = case
+    _, _, name, num_bits, rand_zero, has_extras = case
     settings = {"exchange": exchange}
-    if name != "sgd":
+    if has_extras:
+        known = OPTIMIZERS[name].known_settings
+        settings |= {key: value for key, value in EXTRAS.items() if key in known}
+    if name not in ("sgd", "adamw"):
         settings |= {"rand_zero": rand_zero, "seed": 3, "count_usages": True}
     if name.startswith("compressed"):
         settings |= {"num_bits": num_bits, "decay_max": 0.9, "decay_min": 0.7}

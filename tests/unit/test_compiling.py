@@ -53,10 +53,10 @@ def test_same_bytes_for_every_alphabet(num_bits, rand_zero):
 
 
 @pytest.mark.parametrize("rand_zero", [True, False])
-@pytest.mark.parametrize("options", [{"momentum": 0.9}, {"momentum": 0.9, "error_feedback": True}])
-def test_same_with_all_that_a_worker_may_remember(options, rand_zero):
+def test_same_with_all_that_a_worker_may_remember(rand_zero):
     numel = numel_for(3, rand_zero, 1)
-    more = {"decay_max": 0.9, "decay_min": 0.7, "rand_zero": rand_zero, **options}
+    more = {"decay_max": 0.9, "decay_min": 0.7, "rand_zero": rand_zero}
+    more |= {"momentum": 0.9, "error_feedback": True}
     assert_same_rounds("on", compsgd.CompressedSGDVote, 1, numel, **more)
 
 

@@ -9,7 +9,7 @@ from compsgd import SettingError, VoteSettings
 from compsgd.codec import registry
 from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.codec.base import CodecSpec
-from compsgd.codec.binning import BINNINGS
+from compsgd.codec.binning import BINNINGS, Binning
 from compsgd.codec.combine import COMBINES, Vote, combine_named
 from compsgd.codec.compiling import COMPILE_CHOICES, Work
 from compsgd.codec.registry import CODECS, codec_for
@@ -88,7 +88,8 @@ def square_share(magnitude, bound):
 
 @pytest.mark.parametrize("compile", ["off", "native", "auto"])
 def test_a_third_binning(compile, monkeypatch, fresh_codecs):
-    monkeypatch.setitem(BINNINGS, "square", square_share)
+    binning = Binning(square_share, lambda share, bound: share.sqrt() * bound)
+    monkeypatch.setitem(BINNINGS, "square", binning)
     assert VoteSettings(binning="square").binning == "square"
     weights = torch.zeros(4)
     optimizer = compsgd.CompressedSGDVote(
@@ -102,6 +103,12 @@ def test_a_third_binning(compile, monkeypatch, fresh_codecs):
     # 4 x 1, 0.5625, 0.25 and 0.0625, rounded up; "lin" has 4, 3, 2, 1.
     assert weights.tolist() == [-4, -3, -1, -1]
     optimizer.load_state_dict(optimizer.state_dict())
+    fed = compsgd.CompressedSGDVote(
+        [weights], 1.0, binning="square", compile=compile, error_feedback=True
+    )
+    fed.step()
+    # Its own bound is what the first gradient stands for.
+    assert fed.state[weights]["error.0"].tolist() == [0.0] * 4
     lin = compsgd.CompressedSGDVote([torch.zeros(4)], 1.0)
     with pytest.raises(SettingError, match="binning='square'; here it is 'lin'"):
         lin.load_state_dict(optimizer.state_dict())

@@ -114,3 +114,15 @@ def test_shakespeare():
     dataset = load(folder, context=64)
     assert 60 <= len(dataset.format.vocabulary) <= 100
     assert len(dataset.train) > 10 * len(dataset.test) > 10_000
+
+
+def test_a_long_text_is_evaluated_on_a_sample_of_it(tmp_path):
+    (tmp_path / "t.txt").write_text("abcd" * 3000)
+    (tmp_path / "validation.txt").write_text("abcd" * 3000)
+    dataset = load(tmp_path, context=2)
+    sample = dataset.train.evaluated()
+    assert len(sample) == 4000
+    assert sample[0] == 0
+    assert set(sample.diff().tolist()) == {1, 2}
+    assert len(dataset.train) - sample[-1] <= 2
+    assert torch.equal(dataset.test.evaluated(), torch.arange(len(dataset.test)))

@@ -22,6 +22,14 @@ _COPY_BYTES = 2 * _FLOAT_BYTES
 _LR = 1e-4
 _DECAY = 0.99
 _GRADIENT_SCALE = 1e-3
+_MOMENTUM = 0.9
+# What a worker keeps beside its range: momentum, and error feedback.
+MEMORIES = {
+    "range": (False, False),
+    "momentum": (True, False),
+    "feedback": (False, True),
+    "both": (True, True),
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class CodecCase:
     binning: str
     zeros: str
     compile: str
+    memory: str = "range"
 
     def build(
         self, num_workers: int, exchange: compsgd.Exchange | None = None
@@ -42,6 +51,7 @@ class CodecCase:
         parameter = torch.zeros(self.numel)
         parameter.grad = torch.randn(self.numel, generator=generator) * _GRADIENT_SCALE
         parameter.grad[::4] = 0
+        has_momentum, has_feedback = MEMORIES[self.memory]
         return compsgd.CompressedSGDVote(
             [parameter],
             _LR,
@@ -50,6 +60,8 @@ class CodecCase:
             rand_zero=self.zeros == "broken",
             decay_min=_DECAY,
             decay_max=_DECAY,
+            momentum=_MOMENTUM if has_momentum else 0.0,
+            error_feedback=has_feedback,
             compile=self.compile,
             num_workers=num_workers,
             exchange=exchange,
@@ -83,9 +95,11 @@ class _Echo(InProcessExchange):
 def measure_codec(case: CodecCase, voters: Sequence[int], repeats: int) -> dict[str, Any]:
     """Times encoding, and voting on so many ballots; with the traffic-only limit of each, the
     bytes that must move over the bytes of a copy."""
-    encode = time_beside_copies(case.build(1).compress, case.numel, repeats)
-    # The check reads the gradient; the range's update reads all three and writes two.
-    limit = (6 * _FLOAT_BYTES + case.wire_bytes) / _COPY_BYTES
+    encode = time_beside_copies(_encode_only(case.build(1)), case.numel, repeats)
+    # The check reads the gradient; the range's update reads all three and writes two; each vector
+    # more is read and written.
+    num_floats = 6 + 2 * sum(MEMORIES[case.memory])
+    limit = (num_floats * _FLOAT_BYTES + case.wire_bytes) / _COPY_BYTES
     votes = {}
     for num_voters in voters:
         one = case.build(num_voters, _Echo(num_voters))
@@ -126,6 +140,17 @@ def measure_round(case: CodecCase, num_workers: int, repeats: int) -> dict[str, 
         if peak_bytes is None
         else peak_bytes / (_FLOAT_BYTES * case.numel),
     }
+
+
+def _encode_only(one: compsgd.CompressedSGDVote) -> Callable[[], Any]:
+    """A ballot that is forgotten, as if it had been sent: with error feedback there can be no
+    second one."""
+
+    def encode() -> None:
+        _aggregator(one).box.cast.clear()
+        one.compress()
+
+    return encode
 
 
 def _vote_only(one: compsgd.CompressedSGDVote) -> Callable[[], Any]:

@@ -12,7 +12,7 @@ import torch
 
 from compsgd.codec.binning import BINNINGS
 from compsgd.files import atomic_write
-from compsgd.workers.bench.measurements import CodecCase, measure_codec, measure_round
+from compsgd.workers.bench.measurements import MEMORIES, CodecCase, measure_codec, measure_round
 from compsgd.workers.bench.timing import machine
 from compsgd.workers.commands.spreading import SpreadingCommand, normalise
 from compsgd.workers.failures import UsageError
@@ -62,6 +62,12 @@ def bench() -> None:
     ["broken", "kept"],
     "Whether zeros are broken, or kept and packed by radix.",
 )
+@_several(
+    "--memory",
+    click.Choice(tuple(MEMORIES)),
+    ["range"],
+    "What a worker keeps: its range alone, or with momentum, error feedback, or both.",
+)
 @_several("--voters", click.IntRange(min=1), [4, 16], "Ballots to vote on.")
 @click.option(
     "--picture", type=_PATH, default=None, help="Draw the figures here: .png, .pdf or .svg."
@@ -70,25 +76,26 @@ def codec(picture: Path | None, **values: Any) -> None:
     """Encode a gradient, and vote on N ballots, for every combination of the options.
 
     \b
-    encode    finiteness check, range, discretise, break zeros, pack
+    encode    finiteness check, momentum, range, discretise, break zeros, pack
     vote N    check, unpack and add up N ballots, vote, break ties, update
     limit     bytes that must move, over the bytes of a copy
     """
     if picture is not None and picture.suffix not in _PICTURES:
         raise UsageError(f"--picture {picture} must end in one of {', '.join(_PICTURES)}")
-    settings = ("sizes", "num_bits", "binning", "zeros", "compile")
+    settings = ("sizes", "num_bits", "binning", "zeros", "compile", "memory")
     cases = [CodecCase(*case) for case in itertools.product(*(values[name] for name in settings))]
     records = _measure(
         cases, lambda case: measure_codec(case, values["voters"], values["repeats"]), values
     )
-    head = ["elements, bits, bins, zeros, compile", "encode ns", "copies", "limit"]
+    head = ["elements, bits, bins, zeros, compile, memory", "encode ns", "copies", "limit"]
     for voters in values["voters"]:
         head += [f"vote {voters} ns", "copies", "limit"]
     rows = []
     for case, record in zip(cases, records, strict=True):
         figures = [record["encode"], *record["votes"].values()]
         shown = [f"{one[key]:.2f}" for one in figures for key in ("ns", "copies", "limit_copies")]
-        name = f"{case.numel:,} {case.num_bits} {case.binning} {case.zeros} {case.compile}"
+        settings_shown = (case.num_bits, case.binning, case.zeros, case.compile, case.memory)
+        name = " ".join([f"{case.numel:,}", *map(str, settings_shown)])
         rows.append([name, *shown])
     click.echo(format_table(head, rows))
     if picture is not None:

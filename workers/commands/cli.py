@@ -16,7 +16,7 @@ from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.group.store import StoreError
 from compsgd.errors import CompsgdError
 from compsgd.optim.optimizers import OPTIMIZERS
-from compsgd.settings import Flag, Integer, VoteSettings, setting_field
+from compsgd.settings import Choice, Flag, Integer, Name, VoteSettings, setting_field
 from compsgd.workers.commands.bench_command import bench
 from compsgd.workers.commands.byte_table import byte_table
 from compsgd.workers.commands.plot_command import plot
@@ -24,13 +24,25 @@ from compsgd.workers.commands.spreading import SpreadingCommand, normalise
 from compsgd.workers.data.datasets import DATASETS
 from compsgd.workers.failures import InterruptedRunError
 from compsgd.workers.launch.spawning import ChildError, start_processes
-from compsgd.workers.options import ATTACKS, BACKENDS, DEVICES, VOTE_OPTIONS, Options
+from compsgd.workers.options import (
+    ATTACKS,
+    BACKENDS,
+    DEVICES,
+    MODEL_SIZES,
+    VOTE_OPTIONS,
+    Options,
+)
+from compsgd.workers.recipes import RECIPES, describe_default
 from compsgd.workers.train.models import MODELS
 from compsgd.workers.train.run import run
+from compsgd.workers.train.schedule import SCHEDULES, check_warmup
 
 _DEFAULT_NUM_WORKERS = 4
+_DEFAULT_EPOCHS = 40
 _DEFAULT_TIMEOUT_S = 300.0
 _GRACE_S = 10.0
+# What the names of a setting stand in that is known further down only by its name.
+_REGISTRIES = {"exchange": EXCHANGES}
 _TIMEOUTS = setting_field("timeout_s").metadata["kind"]
 _TIMEOUTS_S = _TIMEOUTS.at_least, _TIMEOUTS.at_most
 
@@ -62,20 +74,16 @@ class Checked(click.ParamType):  # type: ignore[type-arg]
 
     name = "float"
 
-    def __init__(self, check: Callable[[float], float]) -> None:
+    def __init__(self, check: Callable[[float], Any]) -> None:
         self._check = check
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         try:
             return self._check(float(value))
         except CompsgdError as error:
             self.fail(str(error), param, ctx)
         except ValueError:
             self.fail(f"{value!r} is not a number", param, ctx)
-
-
-def _decay(name: str) -> Checked:
-    return Checked(lambda value: setting_field("decay_min").metadata["kind"].check(name, value))
 
 
 def _flag(*names: str, default: bool, help: str) -> Any:
@@ -92,17 +100,30 @@ def _flag(*names: str, default: bool, help: str) -> Any:
     )
 
 
-def _setting(name: str) -> Any:
+def _setting(name: str, **changes: Any) -> Any:
     """The option of a setting of the vote: its type, default and help are written there."""
     one = setting_field(name)
-    kind, help = one.metadata["kind"], one.metadata["help"]
-    if isinstance(kind, Flag):
-        return _flag(f"--{name}", default=bool(one.default), help=help)
+    words = {"default": one.default, "help": one.metadata["help"]} | changes
+    if isinstance(one.metadata["kind"], Flag):
+        return _flag(f"--{name}", **words)
+    return _option(f"--{name}", type=_type(name), **words)
+
+
+def _type(setting: str, option: str | None = None) -> Any:
+    """What values a setting takes; an option of another name may take the same."""
+    kind = setting_field(setting).metadata["kind"]
     if isinstance(kind, Integer):
-        return _option(f"--{name}", type=click.IntRange(kind.at_least, kind.at_most),
-                       default=one.default, help=help)  # fmt: skip
-    names = EXCHANGES if name == "exchange" else kind.names
-    return _option(f"--{name}", type=click.Choice(tuple(names)), default=one.default, help=help)
+        return click.IntRange(kind.at_least, kind.at_most)
+    if isinstance(kind, Name):
+        return click.Choice(tuple(_REGISTRIES[setting]))
+    if isinstance(kind, Choice):
+        return click.Choice(tuple(kind.names))
+    return Checked(lambda value: kind.check(option or setting, value))
+
+
+def _by_optimizer(option: str) -> dict[str, Any]:
+    """The default of an option that is the optimizer's recipe's."""
+    return {"default": None, "show_default": describe_default(option)}
 
 
 def _option(*names: str, **settings: Any) -> Any:
@@ -118,28 +139,58 @@ _OPTIONS = [
             help="Where experiments are kept."),
     _flag("--overwrite", default=False, help="Replace an existing experiment of this name."),
     _option("--model", type=click.Choice(MODELS), default="vanilla_cnn", help="What is trained."),
+    _option("--model_size", type=click.Choice(MODEL_SIZES), default="small",
+            help="Of gpt: small has 64 channels and 3 layers, base about a million parameters."),
+    _flag("--tie_embeddings", default=True, help="Whether gpt's head is its embedding."),
+    _option("--context", type=click.IntRange(min=1), default=64,
+            help="Tokens of a sequence, for text."),
     _option("--dataset", type=click.Choice(DATASETS), default="digits",
-            help="digits comes with scikit-learn; the others are torchvision's."),
+            help="digits comes with scikit-learn; text is yours, stdlib the source of Python's own "
+            "standard library; the others are torchvision's."),
     _option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"),
-            help="Where torchvision's files are."),
+            help="Where torchvision's files are; of text a UTF-8 file, or a folder whose *.txt are "
+            "read, its validation.txt being held out."),
     _flag("--download", default=True, help="Download what is missing; verify and unpack it."),
     _option("--optimizer", type=click.Choice(tuple(OPTIMIZERS)), default="compressed_sgd_vote",
             help="How gradients become an update."),
-    _option("--batch_size", type=click.IntRange(min=1), default=64, help="Images per worker."),
-    _option("--epochs", type=click.IntRange(min=1), default=40, help="Passes over the data."),
-    _option("--lr", type=Checked(check_lr), multiple=True, default=[0.003],
+    _option("--batch_size", type=click.IntRange(min=1), default=64,
+            help="Images per worker, or sequences of text."),
+    _option("--epochs", type=click.IntRange(min=1), default=None,
+            show_default=f"{_DEFAULT_EPOCHS}, or what --steps makes",
+            help="Passes over the data."),
+    _option("--steps", type=click.IntRange(min=1), default=None, show_default="--epochs",
+            help="Rounds after which the run ends, even inside an epoch; instead of --epochs."),
+    _option("--lr", type=Checked(check_lr), multiple=True, **_by_optimizer("lr"),
             help="Learning rates, as in --lr 0.003 0.001. A level moves a weight by this much."),
-    _option("--weight_decay", "--range_decay", "weight_decay", type=_decay("weight_decay"),
-            multiple=True, default=[1.0],
+    _option("--lr_schedule", type=click.Choice(tuple(SCHEDULES)), **_by_optimizer("lr_schedule"),
+            help="How the learning rate goes on behind the warm-up: as it is, or down to 0 at the "
+            "end of the run, on a line or half a cosine."),
+    _option("--warmup", type=Checked(check_warmup), **_by_optimizer("warmup"),
+            help="Rounds in which the learning rate rises to --lr; below 1 a share of all rounds."),
+    _setting("momentum", **_by_optimizer("momentum")),
+    _setting("error_feedback"),
+    _setting("l2", **_by_optimizer("l2")),
+    _setting("beta1"),
+    _setting("beta2"),
+    _option("--weight_decay", "--range_decay", "weight_decay",
+            type=_type("decay_min", "weight_decay"), multiple=True,
+            **_by_optimizer("weight_decay"),
             help="Decays of the range, minimum and maximum alike, as in --weight_decay 1.0 0.7. "
             "Not L2. The sweep runs every pair with --lr."),
-    _option("--decay_min", type=_decay("decay_min"), default=None, show_default="--weight_decay",
+    _option("--decay_min", type=_type("decay_min"), default=None, show_default="--weight_decay",
             help="Decay of the minimum alone."),
-    _option("--decay_max", type=_decay("decay_max"), default=None, show_default="--weight_decay",
+    _option("--decay_max", type=_type("decay_max"), default=None, show_default="--weight_decay",
             help="Decay of the maximum alone."),
     _setting("exchange"),
     _setting("binning"),
     _setting("num_bits"),
+    _setting("exempt_1d"),
+    _flag("--exempt_embeddings", default=False,
+          help="Whether embeddings are averaged, too: rows that a batch does not touch then stay "
+          "where they are."),
+    _setting("min_compress_numel"),
+    _setting("exempt_optimizer"),
+    _setting("exempt_lr", show_default="--lr"),
     _option("--num_workers", type=click.IntRange(min=1), default=None,
             show_default=f"{_DEFAULT_NUM_WORKERS}; under torchrun the number of processes",
             help="Workers; under torchrun a multiple of the processes."),
@@ -147,6 +198,9 @@ _OPTIONS = [
     _option("--batchwise_evaluation", type=int, default=0,
             help="After every worker has received this many batches, evaluate on the entire "
             "training set; 0 or less disables."),
+    _option("--evaluate_every", type=click.IntRange(min=0), default=0,
+            help="Rounds between evaluations on the test set, with one more at the end; 0 for one "
+            "after every epoch."),
     _setting("count_usages"),
     _flag("--one_plot_optimizer", default=False,
           help="All cells of the sweep in one axis, or one axis each."),
@@ -174,7 +228,8 @@ _OPTIONS = [
             "everywhere (the largest level), or NaN."),
     _option("--diagnose", type=click.IntRange(min=0), default=0,
             help="Every so many rounds, record how far the workers agree and how far the vote "
-            "points from the true mean gradient; 0 for never. Not for sgd, which has no ballots."),
+            "points from the true mean gradient; 0 for never. Not for sgd and adamw, which have no "
+            "ballots."),
     _flag("--tensorboard", default=False,
           help="Also write what TensorBoard shows, into the experiment's tensorboard/."),
 ]  # fmt: skip
@@ -185,12 +240,18 @@ def _read(values: dict[str, Any], rank_info: RankInfo) -> Options:
         values["num_workers"] = rank_info.world_size if rank_info.launched else _DEFAULT_NUM_WORKERS
     if values["timeout"] is None:
         values["timeout"] = _DEFAULT_TIMEOUT_S
+    if values["epochs"] is None and values["steps"] is None:
+        values["epochs"] = _DEFAULT_EPOCHS
+    for name, usual in RECIPES[values["optimizer"]].as_options().items():
+        # An option that may be repeated, and is not given, is an empty tuple.
+        if values[name] in (None, ()):
+            values[name] = usual
     vote = VoteSettings(**{name: values.pop(option) for option, name in VOTE_OPTIONS.items()})
     return Options(vote=vote, **values)
 
 
 def _with_options(command: click.Command) -> click.Command:
-    for declare in reversed(_OPTIONS):
+    for declare in _OPTIONS:
         declare(command)
     return command
 

@@ -39,6 +39,9 @@ class ImageSplit:
         images = self.images[index].to(device, torch.float32).div_(self.largest)
         return images, self.labels[index].to(device)
 
+    def evaluated(self) -> Tensor:
+        return torch.arange(len(self))
+
     def digest(self) -> str:
         return sha256_of(self.images, self.labels)
 

@@ -31,6 +31,9 @@ class Split(Protocol):
             int64, shape (batch,), or (batch, context) for one at every place of a sequence.
         """
 
+    def evaluated(self) -> Tensor:
+        """Numbers of the items that an evaluation takes; int64."""
+
     def digest(self) -> str:
         """The SHA-256 of all items."""
 

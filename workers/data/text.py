@@ -12,6 +12,8 @@ from compsgd.workers.data.splits import Dataset, TextFormat, sha256_of
 from compsgd.workers.failures import UsageError
 
 HELD_OUT = "validation.txt"
+# Of what is trained on, which may be large.
+_MAX_EVALUATED = 4000
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,12 @@ class TextSplit:
     Attributes:
         tokens: int32, shape (characters,).
         context: how many characters a sequence has, and is asked to predict.
+        max_evaluated: how many sequences an evaluation takes at most, spread evenly; all without.
     """
 
     tokens: Tensor
     context: int
+    max_evaluated: int | None = None
     counted = "sequences"
 
     def __len__(self) -> int:
@@ -36,6 +40,10 @@ class TextSplit:
         windows = self.tokens.unfold(0, self.context + 1, self.context)[index]
         windows = windows.to(device, torch.int64)
         return windows[:, :-1], windows[:, 1:]
+
+    def evaluated(self) -> Tensor:
+        count = min(len(self), self.max_evaluated or len(self))
+        return torch.arange(count) * len(self) // count
 
     def digest(self) -> str:
         return sha256_of(self.tokens)
@@ -87,7 +95,7 @@ def as_dataset(text: str, held_out: str, context: int, source: str) -> Dataset:
             )
     vocabulary = "".join(sorted({*text, *held_out}))
     return Dataset(
-        TextSplit(_encode(text, vocabulary), context),
+        TextSplit(_encode(text, vocabulary), context, _MAX_EVALUATED),
         TextSplit(_encode(held_out, vocabulary), context),
         TextFormat(vocabulary, context),
     )

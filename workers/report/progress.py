@@ -12,6 +12,7 @@ import click
 from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.workers.options import Cell
 from compsgd.workers.train.diagnosis import Finding
+from compsgd.workers.train.duration import Duration
 from compsgd.workers.train.measures import Measure
 from compsgd.workers.train.scores import BatchScore, Score
 
@@ -38,11 +39,18 @@ class Step(NamedTuple):
 
 
 class Progress(Protocol):
-    """Told of every step and epoch of a cell; the optimizer is as it is after them."""
+    """Told of every step and epoch of a cell; the optimizer is as it is after them.
+
+    `tested` is for --evaluate_every, before the epoch of the same round; without, `epoch` has the
+    test score, and `tested` is never called.
+    """
 
     def resume(self, epoch: int, round_: int) -> None: ...
     def step(self, step: Step, optimizer: RoundOptimizer) -> None: ...
-    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None: ...
+    def tested(self, test: Score, optimizer: RoundOptimizer) -> None: ...
+    def epoch(
+        self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
+    ) -> None: ...
 
 
 class Silence:
@@ -54,7 +62,12 @@ class Silence:
     def step(self, step: Step, optimizer: RoundOptimizer) -> None:
         pass
 
-    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
+    def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
+        pass
+
+    def epoch(
+        self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
+    ) -> None:
         pass
 
 
@@ -75,33 +88,50 @@ class Together(ExitStack):
         for part in self._parts:
             part.step(step, optimizer)
 
-    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
+    def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
+        for part in self._parts:
+            part.tested(test, optimizer)
+
+    def epoch(
+        self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
+    ) -> None:
         for part in self._parts:
             part.epoch(epoch, train, test, optimizer)
 
 
 class Lines:
-    """A line an epoch, and one now and then in a long one."""
+    """A line an epoch, one an evaluation between epochs, and one now and then in a long epoch."""
 
-    def __init__(self, cell_name: str, num_rounds: int, measure: Measure) -> None:
+    def __init__(self, cell_name: str, duration: Duration, measure: Measure) -> None:
         self._cell_name = cell_name
-        self._num_rounds = num_rounds
+        self._duration = duration
         self._measure = measure
         self._last = time.monotonic()
 
     def resume(self, epoch: int, round_: int) -> None:
-        self._say(f"goes on in epoch {epoch + 1} after round {round_}/{self._num_rounds}")
+        num_rounds = self._duration.rounds_of(epoch)
+        self._say(f"goes on in epoch {epoch + 1} after round {round_}/{num_rounds}")
 
     def step(self, step: Step, optimizer: RoundOptimizer) -> None:
         if time.monotonic() - self._last >= _LINE_INTERVAL_S:
-            place = f"epoch {step.epoch + 1}, round {step.round_ + 1}/{self._num_rounds}"
+            num_rounds = self._duration.rounds_of(step.epoch)
+            place = f"epoch {step.epoch + 1}, round {step.round_ + 1}/{num_rounds}"
             self._say(f"{place}: {_describe(step, self._measure)}")
 
-    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
-        self._say(
-            f"epoch {epoch + 1}: training loss {train.loss:.4f}, {self._measure.text(train)}; "
-            f"test loss {test.loss:.4f}, {self._measure.text(test)}"
-        )
+    def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
+        place = f"round {optimizer.round}/{self._duration.num_rounds}"
+        self._say(f"{place}: {self._score('test', test)}")
+
+    def epoch(
+        self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
+    ) -> None:
+        parts = [self._score("training", train)]
+        if test is not None:
+            parts.append(self._score("test", test))
+        self._say(f"epoch {epoch + 1}: {'; '.join(parts)}")
+
+    def _score(self, split: str, score: Score) -> str:
+        return f"{split} loss {score.loss:.4f}, {self._measure.text(score)}"
 
     def _say(self, text: str) -> None:
         self._last = time.monotonic()
@@ -111,16 +141,15 @@ class Lines:
 class Bar:
     """One bar over all rounds of a cell."""
 
-    def __init__(self, cell_name: str, num_rounds: int, num_epochs: int, measure: Measure) -> None:
+    def __init__(self, cell_name: str, duration: Duration, measure: Measure) -> None:
+        self._duration = duration
         self._measure = measure
-        self._num_rounds = num_rounds
-        self._num_epochs = num_epochs
         self._bar: Any = click.progressbar(
-            length=num_rounds * num_epochs,
+            length=duration.num_rounds,
             label=cell_name,
             item_show_func=lambda item: item,
             width=20,
-            update_min_steps=max(1, num_rounds * num_epochs // 2000),
+            update_min_steps=max(1, duration.num_rounds // 2000),
         )
         self._test = ""
 
@@ -137,16 +166,24 @@ class Bar:
         self._bar.__exit__(kind, error, trace)
 
     def resume(self, epoch: int, round_: int) -> None:
-        self._bar.update(epoch * self._num_rounds + round_)
+        self._bar.update(epoch * self._duration.rounds_per_epoch + round_)
 
     def step(self, step: Step, optimizer: RoundOptimizer) -> None:
+        num_rounds = self._duration.rounds_of(step.epoch)
         place = (
-            f"epoch {step.epoch + 1}/{self._num_epochs} round {step.round_ + 1}/{self._num_rounds}"
+            f"epoch {step.epoch + 1}/{self._duration.num_epochs} "
+            f"round {step.round_ + 1}/{num_rounds}"
         )
         self._bar.update(1, f"{place} {_describe(step, self._measure)}{self._test}")
 
-    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
+    def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
         self._test = f" test {self._measure.number(test)}"
+
+    def epoch(
+        self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
+    ) -> None:
+        if test is not None:
+            self.tested(test, optimizer)
 
 
 def _describe(step: Step, measure: Measure) -> str:

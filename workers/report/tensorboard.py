@@ -18,6 +18,7 @@ from torch import Tensor
 from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.workers.failures import RunError
 from compsgd.workers.report.progress import Step
+from compsgd.workers.train.duration import Duration
 from compsgd.workers.train.measures import Measure
 from compsgd.workers.train.scores import Score
 
@@ -29,18 +30,14 @@ class TensorBoard:
 
     Per step: loss and accuracy, or perplexity, of the first worker's batch here, gradient bytes,
     how many workers took part, and what --diagnose has found. Per epoch: the same two on both
-    splits, the range, and the bin usage of the epoch's updates.
+    splits, the range, and the bin usage of the epoch's updates. With --evaluate_every the test
+    split has its own steps.
     """
 
-    def __init__(self, folder: Path, num_rounds: int, measure: Measure) -> None:
-        """
-        Args:
-            folder: of the cell.
-            num_rounds: of an epoch.
-            measure: what is shown beside the loss.
-        """
+    def __init__(self, folder: Path, duration: Duration, measure: Measure) -> None:
+        """Args: folder: of the cell. measure: what is shown beside the loss."""
         self._folder = folder
-        self._num_rounds = num_rounds
+        self._duration = duration
         self._measure = measure
         self._first_step = 1
         self._open_writer: Any = None
@@ -59,7 +56,7 @@ class TensorBoard:
                 self._open_writer.close()
 
     def resume(self, epoch: int, round_: int) -> None:
-        self._first_step = epoch * self._num_rounds + round_ + 1
+        self._first_step = epoch * self._duration.rounds_per_epoch + round_ + 1
 
     def step(self, step: Step, optimizer: RoundOptimizer) -> None:
         with self._writer() as writer:
@@ -75,20 +72,30 @@ class TensorBoard:
                 majority = step.finding.mean_majority
                 writer.add_scalar("diagnosis/mean_majority", majority, optimizer.round)
 
-    def epoch(self, epoch: int, train: Score, test: Score, optimizer: RoundOptimizer) -> None:
-        scalars = {}
-        for split, score in (("train", train), ("test", test)):
-            scalars[f"loss/{split}"] = score.loss
-            scalars[f"{self._measure.name}/{split}"] = self._measure.of(score)
+    def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
+        with self._writer() as writer:
+            for tag, value in self._scalars("test", test).items():
+                writer.add_scalar(tag, value, optimizer.round)
+
+    def epoch(
+        self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
+    ) -> None:
+        scalars = self._scalars("train", train) | (
+            {} if test is None else self._scalars("test", test)
+        )
         if optimizer.keeps_range:
             scalars |= range_statistics(optimizer)
-        counts = optimizer.bin_counts[-self._num_rounds :]
+        counts = optimizer.bin_counts[-self._duration.rounds_of(epoch) :]
         with self._writer() as writer:
             for tag, value in scalars.items():
                 writer.add_scalar(tag, value, optimizer.round)
             if counts:
                 _add_usage(writer, np.sum(counts, axis=0), optimizer.round)
             writer.flush()
+
+    def _scalars(self, split: str, score: Score) -> dict[str, float]:
+        measure = self._measure
+        return {f"loss/{split}": score.loss, f"{measure.name}/{split}": measure.of(score)}
 
     @contextmanager
     def _writer(self) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Evaluation on a whole split, shared out among the processes."""
+"""Evaluation on a split, shared out among the processes."""
 
 from collections.abc import Callable
 
@@ -33,18 +33,17 @@ def evaluate(
     Raises:
         EvaluationAbandonedError: on every process, if any of them has.
     """
-    starts = range(0, len(split), _BATCH_SIZE)
-    num_slots = -(-len(starts) // peers.world_size)
+    batches = split.evaluated().split(_BATCH_SIZE)
+    num_slots = -(-len(batches) // peers.world_size)
     # One row more says whether this process came to the end.
     mine = torch.zeros(num_slots + 1, len(BatchScore._fields), dtype=torch.float64)
     model.eval()
     is_complete = True
     with torch.no_grad():
-        for slot, start in enumerate(starts[peers.rank :: peers.world_size]):
+        for slot, index in enumerate(batches[peers.rank :: peers.world_size]):
             if wants_stop():
                 is_complete = False
                 break
-            index = torch.arange(start, min(start + _BATCH_SIZE, len(split)))
             inputs, labels = split.batch(index, device)
             mine[slot] = torch.tensor(batch_loss(model(inputs), labels)[1], dtype=torch.float64)
     model.train()
@@ -52,7 +51,7 @@ def evaluate(
     everyones = peers.all_gather(mine)
     if not everyones[:, -1].all():
         raise EvaluationAbandonedError
-    return sample_weighted(in_worker_order(everyones[:, :-1])[: len(starts)])
+    return sample_weighted(in_worker_order(everyones[:, :-1])[: len(batches)])
 
 
 def in_worker_order(scores: Tensor) -> list[BatchScore]:

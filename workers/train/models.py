@@ -76,7 +76,7 @@ def build_model(
     seed: int,
     *,
     size: str = "small",
-    tie_embeddings: bool = False,
+    tie_embeddings: bool = True,
 ) -> nn.Module:
     """A model on the CPU whose initial weights depend on the seed alone, so that none need to be
     sent (design, section 4).

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ def prepare_kernels(
     One process of each machine compiles and fills the cache on the disk; then the others read it.
 
     Args:
-        numel: parameters of the model.
+        numel: parameters of the model that are voted on.
         num_rounds: steps of the whole run.
         num_shards: into how many shards a ballot is cut.
         device: where this process computes.
@@ -113,6 +113,9 @@ def _rehearse_everywhere(
 def _rehearse(options: Options, choice: str, numel: int, num_shards: int) -> str | None:
     """One round of a model that has nothing but as many elements as meet every kernel; why it
     failed, or None."""
+    # The model is one vector: nothing of it is exempt.
+    vote = replace(options.vote, exempt_1d=False, min_compress_numel=0)
+    options = replace(options, vote=vote)
     shard = min(shard_numel(numel, num_shards), Inductor.chunk_numel + 1)
     model = nn.Module()
     model.weight = nn.Parameter(torch.zeros(num_shards * shard))

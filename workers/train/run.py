@@ -43,10 +43,11 @@ from compsgd.workers.results.digests import shapes_sha256, versions, weights_sha
 from compsgd.workers.results.experiment import Experiment, check_unchanged
 from compsgd.workers.train import checkpoint
 from compsgd.workers.train.checkpoint import Loaded, State
+from compsgd.workers.train.duration import Duration
 from compsgd.workers.train.measures import measure_of
 from compsgd.workers.train.models import check_model, normalises_batches
 from compsgd.workers.train.preparation import Preparation, prepare_kernels
-from compsgd.workers.train.training import CellTraining, batch_plan, initial_model
+from compsgd.workers.train.training import CellTraining, batch_plan, initial_model, voted_parameters
 
 log = logging.getLogger("compsgd")
 
@@ -210,8 +211,8 @@ class _Run:
                 shared, by_worker = training.state()
                 self._save(facts | {"cell": number}, shared, by_worker)
 
-            num_rounds = batch_plan(self._options, dataset).num_rounds
-            with self._progress(cell, num_rounds) as progress:
+            duration = _duration(self._options, dataset)
+            with self._progress(cell, duration) as progress:
                 training = CellTraining(
                     self._options,
                     cell,
@@ -251,20 +252,16 @@ class _Run:
         """What only one process does, while the others wait for it, and fail if it does."""
         return on_rank_0(self._peers, action, _FAILURES)
 
-    def _progress(self, cell: Cell, num_rounds: int) -> AbstractContextManager[Progress]:
+    def _progress(self, cell: Cell, duration: Duration) -> AbstractContextManager[Progress]:
         """What shows how far a cell is."""
         name = cell_name(cell, self._options.has_range)
         measure = measure_of(self._options.dataset)
         if self._rank_info.rank != 0:
             return nullcontext(Silence())
-        shown: list[Any] = [
-            Bar(name, num_rounds, self._options.epochs, measure)
-            if on_a_terminal()
-            else Lines(name, num_rounds, measure)
-        ]
+        shown: list[Any] = [(Bar if on_a_terminal() else Lines)(name, duration, measure)]
         if self._options.tensorboard:
             folder = self._experiment.path / TENSORBOARD / cell_file_name(cell)
-            shown.append(TensorBoard(folder, num_rounds, measure))
+            shown.append(TensorBoard(folder, duration, measure))
         return Together(shown)
 
 
@@ -328,6 +325,10 @@ def _load_together(options: Options, network: Network, rank_info: RankInfo) -> D
     return all_succeed(network.bookkeeping, lambda: first or load(False), _FAILURES)
 
 
+def _duration(options: Options, dataset: Dataset) -> Duration:
+    return Duration.of(options, batch_plan(options, dataset))
+
+
 def _check_batches(options: Options, dataset: Dataset, model: nn.Module) -> None:
     plan = batch_plan(options, dataset)
     if options.batch_size > plan.num_items:
@@ -339,6 +340,21 @@ def _check_batches(options: Options, dataset: Dataset, model: nn.Module) -> None
         raise UsageError(
             f"--batch_size {options.batch_size} leaves a last batch of one image, which the batch "
             f"norm of {options.model} cannot train on; choose another size"
+        )
+    if not voted_parameters(options, model):
+        raise UsageError(
+            f"--min_compress_numel {options.vote.min_compress_numel} leaves no parameter of "
+            f"{options.model} to vote on"
+        )
+    _check_warmup(options, Duration.of(options, plan))
+
+
+def _check_warmup(options: Options, duration: Duration) -> None:
+    num_warmup_rounds = duration.warmup_rounds(options.warmup)
+    if num_warmup_rounds >= duration.num_rounds:
+        raise UsageError(
+            f"--warmup {options.warmup:g} makes the warm-up longer than the run: "
+            f"{num_warmup_rounds} rounds, and one more at least, of {duration.num_rounds}"
         )
 
 
@@ -367,8 +383,8 @@ def _prepare(
     """Compiles where it pays; rank 0 says what that took, and all must have come to the same."""
     preparation = prepare_kernels(
         options,
-        sum(parameter.numel() for parameter in model.parameters()),
-        batch_plan(options, dataset).num_rounds * options.epochs * len(options.cells()),
+        sum(one.numel() for one in voted_parameters(options, model)),
+        _duration(options, dataset).num_rounds * len(options.cells()),
         build_exchange(options.vote.exchange, network.gradient).num_shards,
         device,
         network,

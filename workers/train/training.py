@@ -31,9 +31,11 @@ from compsgd.workers.train.buffers import WorkerZeroBuffers
 from compsgd.workers.train.byte_check import ByteCheck
 from compsgd.workers.train.checkpoint import Loaded, State
 from compsgd.workers.train.diagnosis import Diagnosis, Finding
+from compsgd.workers.train.duration import Duration
 from compsgd.workers.train.evaluation import EvaluationAbandonedError, evaluate, in_worker_order
 from compsgd.workers.train.measures import Measure, measure_of
 from compsgd.workers.train.models import build_model
+from compsgd.workers.train.schedule import lr_of_round
 from compsgd.workers.train.scores import (
     BatchScore,
     Score,
@@ -70,7 +72,9 @@ class _Recorder:
     """The histories of a cell as they grow."""
 
     epoch: list[Score] = field(default_factory=list)
+    epoch_step: list[int] = field(default_factory=list)
     test: list[Score] = field(default_factory=list)
+    test_step: list[int] = field(default_factory=list)
     batch: list[Score] = field(default_factory=list)
     batch_step: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -101,6 +105,12 @@ class _Recorder:
             "compute_seconds_hist": self.compute_seconds,
         }
 
+    def steps(self, options: Options) -> History:
+        """After which rounds values were taken, where it is not after every whole epoch."""
+        by_steps = options.steps is not None
+        found: History = {"epoch_step_hist": self.epoch_step} if by_steps else {}
+        return found | ({"test_step_hist": self.test_step} if _tests_by_round(options) else {})
+
     def diagnoses(self) -> History:
         return {
             "diagnosis_step_hist": self.diagnosis_step,
@@ -116,7 +126,7 @@ class _Position:
     Attributes:
         epoch: the current one, from 0.
         round_: the next one in it.
-        must_evaluate: whether the evaluation after the round before it is still to come.
+        must_evaluate: whether the evaluations after the round before it are still to come.
     """
 
     epoch: int = 0
@@ -155,6 +165,7 @@ class CellTraining:
         self._network = network
         self._progress = progress
         self._plan = batch_plan(options, dataset)
+        self._duration = Duration.of(options, self._plan)
         self._model: nn.Module = initial_model(options, dataset).to(device).train()
         self._exchange = build_exchange(options.vote.exchange, network.gradient)
         self._optimizer = build_optimizer(options, cell, self._model, self._exchange, compile)
@@ -183,7 +194,7 @@ class CellTraining:
             InterruptedRunError: told to stop, on all processes, behind a checkpoint.
         """
         try:
-            while self._position.epoch < self._options.epochs:
+            while self._position.epoch < self._duration.num_epochs:
                 self._epoch(self._position.epoch)
             return self._result()
         except EvaluationAbandonedError:
@@ -234,6 +245,7 @@ class CellTraining:
     def _result(self) -> CellResult:
         measure = measure_of(self._options.dataset)
         history = self._recorder.as_history(self._optimizer.bin_counts, measure)
+        history |= self._recorder.steps(self._options)
         if self._options.diagnose:
             history |= self._recorder.diagnoses()
         if self._byte_check is not None:
@@ -254,22 +266,23 @@ class CellTraining:
     def _epoch(self, epoch: int) -> None:
         order = self._plan.order(epoch)
         position = self._position
-        while position.round_ < self._plan.num_rounds or position.must_evaluate:
+        num_rounds = self._duration.rounds_of(epoch)
+        while position.round_ < num_rounds or position.must_evaluate:
             if not position.must_evaluate:
                 self._train_round(order, epoch, position.round_)
                 position.round_ += 1
                 position.must_evaluate = True
                 if self._stopping.is_due():
                     self._stop()
-            self._evaluate_between_rounds(position.round_ - 1)
+            self._evaluate_after(position.round_ - 1)
             position.must_evaluate = False
             self._save_between_rounds()
         self._check_weights(epoch)
-        self._record_epoch(self._scores)
+        self._record_epoch(self._scores[:num_rounds])
         if self._byte_check is not None:
             self._byte_check.end_epoch()
-        scores = self._recorder.epoch[-1], self._recorder.test[-1]
-        self._progress.epoch(epoch, *scores, self._optimizer)
+        test = None if self._options.evaluate_every else self._recorder.test[-1]
+        self._progress.epoch(epoch, self._recorder.epoch[-1], test, self._optimizer)
         self._scores = self._no_scores()
         self._position = _Position(epoch + 1)
         self._save(self)
@@ -277,8 +290,9 @@ class CellTraining:
     def _train_round(self, order: Tensor, epoch: int, round_: int) -> None:
         name = cell_name(self._cell, self._options.has_range)
         self._stopping.begin_round(
-            f"{name}, epoch {epoch + 1}, round {round_ + 1}/{self._plan.num_rounds}"
+            f"{name}, epoch {epoch + 1}, round {round_ + 1}/{self._duration.rounds_of(epoch)}"
         )
+        self._set_lr()
         self._diagnosis = self._due_diagnosis()
         began = time.perf_counter()
         mine = self._round(order, round_)
@@ -292,6 +306,19 @@ class CellTraining:
         first = next(iter(mine.values()), None)
         step = Step(epoch, round_, first, step_bytes, self._total_bytes, finding)
         self._progress.step(step, self._optimizer)
+
+    def _set_lr(self) -> None:
+        """Of the coming round; from its number alone, so that no checkpoint has to know."""
+        largest, _ = self._cell
+        lr = lr_of_round(
+            largest,
+            self._options.lr_schedule,
+            self._optimizer.round,
+            self._duration.num_rounds,
+            self._duration.warmup_rounds(self._options.warmup),
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
 
     def _due_diagnosis(self) -> Diagnosis | None:
         """Of the coming round, if it is its turn."""
@@ -316,16 +343,17 @@ class CellTraining:
 
     def _save_between_rounds(self) -> None:
         interval = self._options.checkpoint_every
-        is_last = self._position.round_ == self._plan.num_rounds
+        is_last = self._position.round_ == self._duration.rounds_of(self._position.epoch)
         if interval and self._optimizer.round % interval == 0 and not is_last:
             self._save(self)
 
     def _stop(self) -> NoReturn:
         self._save(self)
         position = self._position
+        num_rounds = self._duration.rounds_of(position.epoch)
         raise InterruptedRunError(
             f"interrupted in epoch {position.epoch + 1} after round {position.round_}/"
-            f"{self._plan.num_rounds}; a checkpoint is written, --resume goes on from it"
+            f"{num_rounds}; a checkpoint is written, --resume goes on from it"
         )
 
     def _round(self, order: Tensor, round_: int) -> dict[int, BatchScore]:
@@ -364,15 +392,33 @@ class CellTraining:
         self._buffers.end_forward(worker)
         return score
 
-    def _evaluate_between_rounds(self, round_: int) -> None:
-        """The whole training set, after every worker has received another so many batches."""
-        if (round_ + 1) * self._plan.num_workers > self._plan.num_batches:
-            return
-        interval = self._options.batchwise_evaluation
-        if interval > 0 and (self._num_full_rounds + 1) % interval == 0:
-            self._recorder.batch.append(self._evaluate_on("train"))
+    def _evaluate_after(self, round_: int) -> None:
+        """What is due after a round of the epoch; recorded together, as an evaluation that is
+        abandoned comes again with the others."""
+        is_full = (round_ + 1) * self._plan.num_workers <= self._plan.num_batches
+        train = self._evaluate_on("train") if is_full and self._is_train_due() else None
+        test = self._evaluate_on("test") if self._is_test_due(round_) else None
+        self._num_full_rounds += is_full
+        if train is not None:
+            self._recorder.batch.append(train)
             self._recorder.batch_step.append(self._optimizer.round)
-        self._num_full_rounds += 1
+        if test is not None:
+            self._recorder.test.append(test)
+            self._recorder.test_step.append(self._optimizer.round)
+            if self._options.evaluate_every:
+                self._progress.tested(test, self._optimizer)
+
+    def _is_train_due(self) -> bool:
+        """After every worker has received another so many batches."""
+        interval = self._options.batchwise_evaluation
+        return interval > 0 and (self._num_full_rounds + 1) % interval == 0
+
+    def _is_test_due(self, round_: int) -> bool:
+        """After so many rounds, or after every epoch; at the end in any case."""
+        interval, done = self._options.evaluate_every, self._optimizer.round
+        if interval:
+            return done % interval == 0 or done == self._duration.num_rounds
+        return round_ + 1 == self._duration.rounds_of(self._position.epoch)
 
     def _check_weights(self, epoch: int) -> None:
         """All processes have the same weights, or the run ends."""
@@ -386,21 +432,25 @@ class CellTraining:
         everyones = self._network.bookkeeping.all_gather(mine)
         rounds = [
             [score for score in in_worker_order(everyones[:, round_]) if score.num_predictions]
-            for round_ in range(self._plan.num_rounds)
+            for round_ in range(len(mine))
         ]
-        test = self._evaluate_on("test")
+        num_steps = self._optimizer.round
         self._recorder.epoch.append(sample_weighted(_flatten(rounds)))
+        self._recorder.epoch_step.append(num_steps)
         if self._options.batchwise_evaluation <= 0:
             self._recorder.batch.extend(batch_weighted(scores) for scores in rounds)
-            num_steps = self._optimizer.round
             self._recorder.batch_step.extend(range(num_steps - len(rounds) + 1, num_steps + 1))
-        self._recorder.test.append(test)
 
     def _evaluate_on(self, split: str) -> Score:
         self._buffers.synchronise()
         items = self._dataset.train if split == "train" else self._dataset.test
         peers = self._network.evaluation
         return evaluate(self._model, items, self._device, peers, lambda: self._stopping.wanted_here)
+
+
+def _tests_by_round(options: Options) -> bool:
+    """Whether the test set is evaluated elsewhere than at the ends of whole epochs."""
+    return options.evaluate_every > 0 or options.steps is not None
 
 
 def _plain(recorded: dict[str, Any]) -> dict[str, Any]:
@@ -445,4 +495,31 @@ def build_optimizer(
     kind = OPTIMIZERS[options.optimizer]
     vote = replace(options.vote_of(cell), compile=compile)
     known = {name: getattr(vote, name) for name in kind.known_settings}
-    return kind(model.named_parameters(), lr, exchange=exchange, **known)
+    return kind(_groups(options, model), lr, exchange=exchange, **known)
+
+
+def voted_parameters(options: Options, model: nn.Module) -> list[Tensor]:
+    """Those that are not exempt."""
+    tables = _exempt_tables(options, model)
+    return [
+        one for one in model.parameters() if id(one) not in tables and not options.vote.exempts(one)
+    ]
+
+
+def _exempt_tables(options: Options, model: nn.Module) -> set[int]:
+    """The identities of the parameters that are exempt because they are embeddings."""
+    if not options.exempt_embeddings:
+        return set()
+    return {id(table) for table in compsgd.embedding_parameters(model)}
+
+
+def _groups(options: Options, model: nn.Module) -> list[dict[str, Any]]:
+    """Named parameters, in two groups where some are exempt as embeddings."""
+    tables = _exempt_tables(options, model)
+    named = list(model.named_parameters())
+    if not tables:
+        return [{"params": named}]
+    return [
+        {"params": [one for one in named if id(one[1]) not in tables]},
+        {"params": [one for one in named if id(one[1]) in tables], "exempt": True},
+    ]

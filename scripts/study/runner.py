@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from methods import DDP, LION, TRAIN
+from candidates import DDP, LION, TRAIN
 from plan import Trial
 from records import Records
 

@@ -110,6 +110,7 @@ _ALL = (
     _vote("vote3_momentum_0.95", 3, momentum=0.95),
     _vote("vote3_error_feedback", 3, error_feedback=True),
     _vote("vote3_no_exemption", 3, exempt_1d=False),
+    _vote("vote3_embeddings_exempt", 3, exempt_embeddings=True),
     _vote("vote3_zeros_kept", 3, rand_zero=False),
     _vote("vote3_decay_0.9", 3, weight_decay=0.9),
     _vote("vote3_decay_0.999", 3, weight_decay=0.999),

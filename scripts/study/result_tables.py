@@ -1,4 +1,4 @@
-"""results.md: per task what was found with how many bytes, and every learning rate that was tried."""
+"""results.md: by task, what was found with how many bytes, and every learning rate tried."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from compsgd.files import atomic_write
 NAME = "results.md"
 _HEAD = """# Does compressed training lose anything?
 
-Made by `python scripts/study/run.py` from results.csv; methods.py and tasks.py say what was run.
+Made by `python scripts/study/run.py` from results.csv; candidates.py and tasks.py say what was run.
 Every method has tried five learning rates, a factor of 2 apart, with a seed of its own
 ({seed}); the best one is reported, over seeds that have tuned nothing: mean and standard deviation
 between seeds. The difference is to the best float32 optimizer with as many workers. Bytes are those
