@@ -54,7 +54,8 @@ def _figures(
         ("hook", _dots, lambda name: name in _OTHERS),
     ):
         found = [one for one in there if chosen(one.method.name)]
-        if len(found) > 1:
+        has_axis = draw is not _workers or len({one.num_workers for one in found}) > 1
+        if len(found) > 1 and has_axis:
             yield question, draw(task, found, there)
 
 
