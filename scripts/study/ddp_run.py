@@ -10,7 +10,7 @@ float16: gloo's, and NCCL's for large messages, sends 2 (N - 1) / N of it.
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ class DdpClient:
     """One worker a process, whose gradients are exchanged during its backward pass."""
 
     def __init__(self, model: nn.Module, settings: Settings, seed: int) -> None:
-        self.hosted = (dist.get_rank(),)
+        self.hosted: Sequence[int] = (dist.get_rank(),)
         self._ddp = DistributedDataParallel(model, bucket_cap_mb=_ONE_BUCKET_MB)
         self._optimizer = _outer(model, settings)
         self._num_steps = 0

@@ -9,6 +9,7 @@ from summaries import Summary, best_baseline, summarise
 from tasks import TASKS, TUNING_SEED, Metric, Task
 
 from compsgd.files import atomic_write
+from compsgd.workers.train.measures import format_number
 
 NAME = "results.md"
 _HEAD = """# Does compressed training lose anything?
@@ -72,7 +73,7 @@ def _marks(found: Tuning) -> str:
 
 def _tried(found: Tuning, metric: Metric) -> str:
     tried = [
-        _emphasised(f"{trial.lr:g}: {value:.{metric.digits}f}", trial.lr == found.best)
+        _emphasised(f"{trial.lr:g}: {format_number(value, metric.digits)}", trial.lr == found.best)
         for trial, value in zip(found.trials, found.values, strict=True)
         if value is not None
     ]
