@@ -130,13 +130,12 @@ class GroupVote:
         is not finite stays, and leaves it as it was."""
         if self._exempt_momentum is None or not _are_finite([one.values for one in exempt]):
             return
-        beta = torch.tensor(self._settings.momentum, dtype=torch.float32)
-        complement = torch.tensor(1.0 - self._settings.momentum, dtype=torch.float32)
+        beta = self._settings.momentum
         for gradient in exempt:
             if gradient.is_present:
                 span = self._params.exempt_layout.spans[gradient.place.number]
                 mean = self._exempt_momentum[span.slice].view(gradient.values.shape)
-                mean.copy_(mean * beta + gradient.values.float() * complement)
+                mean.copy_(mean * beta + gradient.values.float() * (1.0 - beta))
                 gradient.values.copy_(mean)
 
     def _vote_on(self, neighbours: Sequence[ParamGradient], round_: int) -> None:

@@ -77,7 +77,8 @@ class Membership:
                     "params=model.parameters(), or use compsgd.comm.register_vote_hook(ddp)"
                 )
             self._vote = GroupVote(self.settings, self.params, self._join(self.params))
-            self._vote.load_memory(self._saved)
+            if self._saved is not None:
+                self._vote.load_memory(self._saved)
             self._saved = None
         return self._vote
 

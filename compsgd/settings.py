@@ -92,18 +92,6 @@ class Fraction:
 
 
 @dataclass(frozen=True)
-class Decoupled:
-    """A weight decay of AdamW's form: a number from 0 to `at_most`."""
-
-    at_most: float = 1e6
-
-    def check(self, name: str, value: object) -> float:
-        if not (is_number(value) and 0 <= value <= self.at_most):  # type: ignore[operator]
-            raise SettingError(f"{name} is {value!r}; it must be from 0 to {self.at_most:,g}")
-        return float(value)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
 class OptionalLr:
     """A learning rate, or None."""
 
@@ -112,9 +100,9 @@ class OptionalLr:
 
 
 @dataclass(frozen=True)
-class Seconds:
-    at_least: float = 0.001
-    at_most: float = 10_000_000
+class Number:
+    at_least: float
+    at_most: float
 
     def check(self, name: str, value: object) -> float:
         if not (is_number(value) and self.at_least <= value <= self.at_most):  # type: ignore[operator]
@@ -204,7 +192,7 @@ class VoteSettings:
         is_lasting=True,
     )  # fmt: skip
     l2: float = _setting(
-        0.0, Decoupled(),
+        0.0, Number(0, 1_000_000),
         "Decoupled weight decay, as AdamW's: a step first multiplies parameters by 1 - lr * l2. "
         "Parameter groups may differ in it.",
     )  # fmt: skip
@@ -264,7 +252,7 @@ class VoteSettings:
         is_shared=False,
     )  # fmt: skip
     timeout_s: float = _setting(
-        1800.0, Seconds(), "Seconds that a collective may take.", is_shared=False
+        1800.0, Number(0.001, 10_000_000), "Seconds that a collective may take.", is_shared=False
     )
 
     def __post_init__(self) -> None:

@@ -40,11 +40,18 @@ def dirty_padding() -> DamagedDataError:
 
 
 class Rates(NamedTuple):
-    """How what a worker remembers fades in a round (design, sections 2 and 2b)."""
+    """How what a worker remembers fades in a round (design, sections 2 and 2b); a kernel takes each
+    as float32.
+
+    Attributes:
+        decay_max, decay_min, momentum: as in the settings.
+        complement: 1 - momentum.
+    """
 
     decay_max: float
     decay_min: float
     momentum: float
+    complement: float
 
 
 class Memory(NamedTuple):

@@ -60,7 +60,7 @@ class NumbaCodec:
             self._in_torch.encode(codes, gradient, memory, bits)
             return
         random_bits = _random_bits(bits, codes.numel())
-        rates = tuple(map(np.float32, (*memory.rates, 1.0 - memory.rates.momentum)))
+        rates = tuple(map(np.float32, memory.rates))
         bounds = None
         if memory.bounds is not None:
             bounds = memory.bounds[0].numpy(), memory.bounds[1].numpy()

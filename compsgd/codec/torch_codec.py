@@ -148,7 +148,8 @@ class TorchCodec:
     def _encode(
         self, codes: Tensor, gradient: Tensor, memory: Memory, bits: BitStream | None
     ) -> None:
-        kernel, rates = self._encode_kernel(memory), _rates_tensor(memory, codes.device)
+        kernel = self._encode_kernel(memory)
+        rates = torch.tensor(memory.rates, dtype=torch.float32, device=codes.device)
         for blocks, bit_rows in self._blocks_with_bits(codes.numel(), bits, codes.device):
             flat = memory.part(blocks.elements)
             rows = flat.mapped(blocks.rows)
@@ -234,12 +235,6 @@ class TorchCodec:
 def torch_codec(spec: CodecSpec) -> TorchCodec:
     """The codec of a spec in torch."""
     return TorchCodec(spec, compiler_named(spec.compile, spec.may_fall_back))
-
-
-def _rates_tensor(memory: Memory, device: torch.device) -> Tensor:
-    """decay_max, decay_min, momentum, and 1 - momentum, each rounded to float32 by itself."""
-    rates = [*memory.rates, 1.0 - memory.rates.momentum]
-    return torch.tensor(rates, dtype=torch.float32, device=device)
 
 
 def _voter_set(workers: tuple[int, ...], ballots: Tensor) -> _VoterSet:

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from compsgd.codec.compiling import Work
-from compsgd.optim.param_share import ParamShare
-from compsgd.optim.round_optimizer import ARGUMENTS, MAIN, RoundOptimizer
-from compsgd.optim.update_rules import Adam, Descent, HeavyBall
+from compsgd.optim.round_optimizer import ARGUMENTS, RoundOptimizer
+from compsgd.optim.update_rules import Adam, Descent, HeavyBall, UpdateRule
 from compsgd.settings import (
     ADAMW_SETTINGS,
     LEVEL_SETTINGS,
@@ -50,14 +48,9 @@ class SGD(RoundOptimizer):
 
     known_settings = SGD_SETTINGS
 
-    @classmethod
-    def work(cls, settings: VoteSettings, device_type: str) -> Work | None:
-        return None
-
-    def _make_shares(self) -> dict[str, ParamShare]:
+    def _rule_of_means(self) -> UpdateRule:
         momentum = self.settings.momentum
-        rule = HeavyBall(momentum) if momentum else Descent()
-        return {MAIN: self._float_share(range(len(self._parameters)), rule)}
+        return HeavyBall(momentum) if momentum else Descent()
 
 
 @takes_settings(*ADAMW_SETTINGS, arguments=ARGUMENTS)
@@ -92,13 +85,8 @@ class AdamW(RoundOptimizer):
     known_settings = ADAMW_SETTINGS
     own_defaults: ClassVar[Mapping[str, Any]] = {"l2": 0.01}
 
-    @classmethod
-    def work(cls, settings: VoteSettings, device_type: str) -> Work | None:
-        return None
-
-    def _make_shares(self) -> dict[str, ParamShare]:
-        rule = Adam(self.settings.beta1, self.settings.beta2)
-        return {MAIN: self._float_share(range(len(self._parameters)), rule)}
+    def _rule_of_means(self) -> UpdateRule:
+        return Adam(self.settings.beta1, self.settings.beta2)
 
 
 @takes_settings(*SIGN_SETTINGS, arguments=ARGUMENTS)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compsgd.gradient import Gradient, gather
-from compsgd.layout import FlatLayout, Span
+from compsgd.layout import Span
 from compsgd.optim.bin_usage import BinUsage
 from compsgd.optim.update_rules import StepSize, UpdateRule
 from compsgd.voting.aggregator import Aggregator, Outcome
@@ -39,7 +39,7 @@ class ParamShare:
     ) -> None:
         self.indices = indices
         self.parameters = parameters
-        self.layout = FlatLayout([parameter.numel() for parameter in parameters])
+        self.layout = aggregator.layout
         self.encoders = encoders
         self.aggregator = aggregator
         self.rule = rule

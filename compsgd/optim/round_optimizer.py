@@ -52,7 +52,7 @@ process_group: of torch.distributed, whose processes train together;
 _BIN_COUNTS = "bin_counts"
 _PENDING = "pending "
 # The shares of the parameters: those that are exempt, and those that are voted on, or all.
-_EXEMPT, MAIN = "exempt", "main"
+_EXEMPT, _MAIN = "exempt", "main"
 _EXEMPT_RATIO = "exempt_lr_ratio"
 _IS_EXEMPT = "exempt"
 _EXEMPT_MOMENTUM = 0.9
@@ -112,13 +112,18 @@ class RoundOptimizer(torch.optim.Optimizer):
     @classmethod
     def work(cls, settings: VoteSettings, device_type: str) -> Work | None:
         """What there is to compile, for the choice of a compiler; None for nothing."""
+        if not cls._has_levels():
+            return None
         alphabet = ballot_alphabet(settings.num_bits, not settings.rand_zero)
         binning = settings.binning if cls._has_bins() else None
         return Work(alphabet, binning, combine_named(cls.combine), device_type)
 
     def _make_shares(self) -> dict[str, ParamShare]:
         """The parameters, by what takes them through a round, which has seen nothing: first those
-        that are exempt, then those that are voted on."""
+        that are exempt, then those that are voted on; all in one where there are no levels."""
+        if not self._has_levels():
+            everything = range(len(self._parameters))
+            return {_MAIN: self._float_share(everything, self._rule_of_means())}
         is_exempt = [
             group.get(_IS_EXEMPT, self.settings.exempts(parameter))
             for group in self.param_groups
@@ -132,8 +137,8 @@ class RoundOptimizer(torch.optim.Optimizer):
                 "(exempt_1d, min_compress_numel, or exempt of a group)"
             )
         # Sums of several hosted workers begin while these compress: before any ballot travels.
-        shares = {_EXEMPT: self._float_share(exempt, self._exempt_rule())} if exempt else {}
-        return shares | {MAIN: self._voted_share(voted)}
+        shares = {_EXEMPT: self._float_share(exempt, self._rule_of_means())} if exempt else {}
+        return shares | {_MAIN: self._voted_share(voted)}
 
     def _voted_share(self, indices: Sequence[int]) -> ParamShare:
         parameters = [self._parameters[index] for index in indices]
@@ -158,11 +163,16 @@ class RoundOptimizer(torch.optim.Optimizer):
         aggregator = FloatAggregator(layout, parameters, self.exchange, self._device)
         return ParamShare(indices, parameters, self._device, {}, aggregator, rule)
 
-    def _exempt_rule(self) -> UpdateRule:
+    def _rule_of_means(self) -> UpdateRule:
+        """What moves parameters by mean gradients: those that are exempt, or all of them."""
         if self.settings.exempt_optimizer == "sgd":
             return HeavyBall(_EXEMPT_MOMENTUM)
         defaults = VoteSettings()
         return Adam(defaults.beta1, defaults.beta2)
+
+    @classmethod
+    def _has_levels(cls) -> bool:
+        return "rand_zero" in cls.known_settings
 
     @classmethod
     def _has_bins(cls) -> bool:
@@ -273,9 +283,9 @@ class RoundOptimizer(torch.optim.Optimizer):
         }
         self._note_participation(outcomes)
         if self.probe is not None:
-            self.probe(outcomes[MAIN])
+            self.probe(outcomes[_MAIN])
         for name, share in self._shares.items():
-            usage = self._usage if name == MAIN else None
+            usage = self._usage if name == _MAIN else None
             share.move(outcomes[name], self._step_sizes(name), usage)
         self._end_round()
         return loss
@@ -419,7 +429,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._sizes = [parameter.numel() for parameter in self._parameters]
         self._shares = self._make_shares()
         # The parameters that are voted on, or all of an optimizer that votes on none.
-        self._main = self._shares[MAIN]
+        self._main = self._shares[_MAIN]
         remembered = {
             index: state
             for share in self._shares.values()

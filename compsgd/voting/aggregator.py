@@ -52,7 +52,14 @@ class Outcome:
 
 
 class Aggregator(Protocol):
-    """One round after another: `compress` for every hosted worker, then `aggregate`."""
+    """One round after another: `compress` for every hosted worker, then `aggregate`.
+
+    Attributes:
+        layout: of the flat vector.
+    """
+
+    @property
+    def layout(self) -> FlatLayout: ...
 
     def compress(self, slot: int, gradient: Gradient, round_: int) -> None:
         """Takes a gradient as a worker's ballot; a later one of the same round replaces it.

@@ -89,7 +89,9 @@ class WorkerEncoder:
             name: torch.full((numel,), _NOTHING_SEEN[name], dtype=torch.float32, device=device)
             for name in cls.state_names(settings, has_range=has_range)
         }
-        return cls(state, Rates(settings.decay_max, settings.decay_min, settings.momentum))
+        momentum = settings.momentum
+        rates = Rates(settings.decay_max, settings.decay_min, momentum, 1.0 - momentum)
+        return cls(state, rates)
 
     def encode(
         self, codes: Tensor, gradient: Gradient, bits: BitStream | None, codec: Codec

@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks import on_ranks
-from tiny_training import SETTINGS, assert_all_ranks_alike, assert_equal_weights, loss_of, model
+from tiny_training import (
+    SETTINGS,
+    assert_all_ranks_alike,
+    assert_equal_weights,
+    hooked_training,
+    loss_of,
+    model,
+    train,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd import VoteAggregator
@@ -19,16 +27,7 @@ MORE = {"momentum": BETA, "error_feedback": True, "exempt_1d": True, "scale": "m
 
 
 def start(net, **settings):
-    hooked = DistributedDataParallel(net, bucket_cap_mb=0.01)
-    state = register_vote_hook(hooked, **SETTINGS | MORE | settings)
-    return hooked, state, torch.optim.SGD(hooked.parameters(), lr=0.1)
-
-
-def train(hooked, sgd, steps):
-    for step in steps:
-        sgd.zero_grad()
-        loss_of(hooked, dist.get_rank(), step).backward()
-        sgd.step()
+    return hooked_training(net, lr=0.1, **MORE | settings)
 
 
 @on_ranks(2, 4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks import on_ranks
-from tiny_training import SETTINGS, assert_equal_weights, loss_of, model
+from tiny_training import SETTINGS, assert_equal_weights, hooked_training, loss_of, model, train
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,16 +20,7 @@ pytestmark = pytest.mark.heavy
 
 
 def start(net):
-    hooked = DistributedDataParallel(net, bucket_cap_mb=0.01)
-    state = register_vote_hook(hooked, **SETTINGS)
-    return hooked, state, torch.optim.SGD(hooked.parameters(), lr=0.01)
-
-
-def train(hooked, sgd, steps):
-    for step in steps:
-        sgd.zero_grad()
-        loss_of(hooked, dist.get_rank(), step).backward()
-        sgd.step()
+    return hooked_training(net, lr=0.01)
 
 
 @on_ranks(2, 4)

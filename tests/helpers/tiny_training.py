@@ -3,8 +3,10 @@
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import compsgd
+from compsgd.comm import register_vote_hook
 
 SETTINGS = {"num_bits": 3, "decay_max": 0.9, "seed": 5, "compile": "native"}
 # What a parameter's gradient is made of after a vote of 3 bits.
@@ -57,6 +59,20 @@ def vote_optimizer(net, **settings):
     return compsgd.CompressedSGDVote(
         net.parameters(), 0.01, process_group=dist.group.WORLD, **SETTINGS | settings
     )
+
+
+def hooked_training(net, lr, **settings):
+    """A model behind the hook in several buckets, the hook's state, and an SGD."""
+    hooked = DistributedDataParallel(net, bucket_cap_mb=0.01)
+    state = register_vote_hook(hooked, **SETTINGS | settings)
+    return hooked, state, torch.optim.SGD(hooked.parameters(), lr=lr)
+
+
+def train(net, optimizer, steps):
+    for step in steps:
+        optimizer.zero_grad()
+        loss_of(net, dist.get_rank(), step).backward()
+        optimizer.step()
 
 
 def assert_equal_weights(one, other):

@@ -161,7 +161,7 @@ def test_spans_may_be_cut_anywhere(num_bits, numel, start, data):
         bounds = torch.full((numel,), 0.5), torch.full((numel,), -0.5)
         gradient = gradient_in_parts(values, cuts)
         momentum, error = torch.full((numel,), 0.1), torch.full((numel,), -0.2)
-        memory = Memory(bounds, momentum, error, Rates(0.9, 0.8, 0.5))
+        memory = Memory(bounds, momentum, error, Rates(0.9, 0.8, 0.5, 0.5))
         codec.encode(codes, gradient, memory, bits)
         size = compsgd.packed_num_bytes(numel, num_bits)
         ballots = torch.zeros(3, size + 3, dtype=torch.uint8)
