@@ -1,5 +1,6 @@
 """Where tests find the reference vectors and the real data sets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from shared_files import HISTORIES, data_folder
+from silence import LOG
 
 VECTORS = Path(__file__).resolve().parent / "vectors"
 
@@ -14,6 +16,13 @@ VECTORS = Path(__file__).resolve().parent / "vectors"
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _log_stays_as_it_was() -> Iterator[None]:
+    before = (LOG.level, LOG.disabled)
+    yield
+    assert (LOG.level, LOG.disabled) == before, "use silent_log()"
 
 
 @pytest.fixture(scope="session")

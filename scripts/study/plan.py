@@ -30,7 +30,10 @@ class Trial:
 
     def options(self) -> dict[str, Any]:
         """Of its program, but for the data's folder and its own."""
-        return {**self.task.options, **self.method.at(self.task.kind, self.lr), "seed": self.seed}
+        options = {**self.task.options, **self.method.at(self.task.kind, self.lr)}
+        if self.stage == TUNE:
+            options |= self.task.tuning
+        return options | {"seed": self.seed}
 
     @property
     def definition(self) -> str:
@@ -43,8 +46,9 @@ class Trial:
 Found = Callable[[Trial], float | None]
 Part = tuple[str, Sequence[str]]
 
-_FIRST = ("adamw", "sgdm", "vote3", "vote1", "signum")
-_HOOK = ("hook_adamw_vote3", "hook_adamw_vote1", "ddp_adamw", "hook_sgd_vote3")
+_FIRST = ("adamw", "vote3", "vote1", "sgdm")
+_HOOK = ("hook_adamw_vote3", "hook_adamw_vote1")
+_MORE_HOOK = ("ddp_adamw", "hook_sgd_vote3")
 _PEERS = ("powersgd1", "powersgd2", "fp16", "lion")
 _BITS = ("vote2", "vote4", "vote8")
 _SWITCHES = (
@@ -58,17 +62,18 @@ _FINALISTS = ("adamw", "vote3", "vote1")
 # The most needed first: hours may end anywhere.
 PLAN: tuple[Part, ...] = (
     ("lm", _FIRST),
+    ("lm", _HOOK),
     ("mnist", _FIRST),
     ("fashion", _FIRST),
-    ("lm", _HOOK),
-    ("lm", _PEERS),
+    ("lm", (*_PEERS, "signum")),
+    ("mnist_mlp", (*_FIRST, "signum", *_BITS, *_SWITCHES)),
     ("lm", _BITS),
+    ("lm_base", _FINALISTS),
     ("lm", (*_SWITCHES, "vote3_embeddings_exempt")),
     ("lm", _WORKERS),
-    ("lm_base", _FINALISTS),
-    ("mnist_mlp", (*_FIRST, *_BITS, *_SWITCHES)),
-    ("mnist", (*_HOOK, *_PEERS, *_BITS)),
-    ("fashion", (*_HOOK, *_PEERS, *_BITS)),
+    ("lm", _MORE_HOOK),
+    ("mnist", (*_HOOK, *_MORE_HOOK, *_PEERS, *_BITS)),
+    ("fashion", (*_HOOK, *_MORE_HOOK, *_PEERS, *_BITS)),
 )
 
 

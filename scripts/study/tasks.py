@@ -51,6 +51,7 @@ class Task:
         data: its folder below --data.
         seeds: that are reported; none of them has tuned anything.
         tuned_on: the task whose best learning rates it takes; empty for its own.
+        tuning: what is otherwise in the runs that look for the learning rate.
     """
 
     name: str
@@ -61,19 +62,21 @@ class Task:
     data: str = "."
     seeds: tuple[int, ...] = (0, 1, 2)
     tuned_on: str = ""
+    tuning: Options = field(default_factory=dict, hash=False)
 
 
 _EVERY = {"num_workers": 4, "lr_schedule": "cosine"}
 _TEXT = _EVERY | {
-    "model": "gpt", "dataset": "text", "context": 64, "batch_size": 8, "steps": 1500, "warmup": 200,
+    "model": "gpt", "dataset": "text", "context": 64, "batch_size": 16, "steps": 1500,
+    "warmup": 0.25,
 }  # fmt: skip
 _IMAGES = _EVERY | {"model": "vanilla_cnn", "batch_size": 64, "epochs": 5, "warmup": 0.1}
 
 _ALL = (
     Task(
         "lm",
-        "A transformer of 164 k parameters on text: 4 workers, 8 sequences of 64 characters each, "
-        "1500 rounds. No sequence is seen twice.",
+        "A transformer of 164 k parameters on text: 4 workers, 16 sequences of 64 characters "
+        "each, 1500 rounds, a quarter of them warm-up.",
         TEXT,
         HELD_OUT_LOSS,
         _TEXT | {"model_size": "small"},
@@ -89,11 +92,13 @@ _ALL = (
     ),
     Task(
         "mnist",
-        "A CNN of 3.2 M parameters on MNIST: 4 workers, 64 images each, 5 epochs.",
+        "A CNN of 3.2 M parameters on MNIST: 4 workers, 64 images each, 5 epochs; learning rates "
+        "are looked for with 2.",
         IMAGES,
         TEST_ACCURACY,
         _IMAGES | {"dataset": "MNIST"},
         seeds=(0, 1, 2, 3, 4),
+        tuning={"epochs": 2},
     ),
     Task(
         "fashion",

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import torch.distributed as dist
 from command_line import run
 from diagnosing import NUM_WORKERS, ROUNDS, cases, expected, findings
 from processes import HELPERS, run_ranks
+from silence import silent_log
 from stopping import outcome, stopped_after
 
 from compsgd.history import read_histories
@@ -25,11 +25,8 @@ FOUND = {"diagnosis_step_hist", "cosine_hist", "agreement_hist"}
 
 @pytest.fixture(scope="module", autouse=True)
 def _quiet():
-    logger = logging.getLogger("compsgd")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    yield
-    logger.setLevel(before)
+    with silent_log():
+        yield
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=str)
@@ -49,8 +46,7 @@ def test_cosine_and_agreement_against_float64(case):
 
 def findings_of_a_rank():
     group = dist.new_group()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logging.getLogger("compsgd"), "disabled", True)
+    with silent_log():
         return [findings(case, group) for case in cases()]
 
 

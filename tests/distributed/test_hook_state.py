@@ -1,13 +1,13 @@
 """The hook's state: saved and loaded, compared between ranks, and what is no use of it."""
 
 import copy
-import logging
 import pickle
 
 import pytest
 import torch
 import torch.distributed as dist
 from ranks import on_ranks
+from silence import silent_log
 from tiny_training import SETTINGS, assert_equal_weights, hooked_training, loss_of, model, train
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -43,9 +43,8 @@ def test_a_state_that_is_saved_goes_on_as_if_nothing_had_happened():
 def test_a_state_that_is_pickled():
     hooked, state, sgd = start(model())
     train(hooked, sgd, range(6))
-    with pytest.MonkeyPatch.context() as patch:
+    with silent_log():
         # It says what it leaves out.
-        patch.setattr(logging.getLogger("compsgd"), "disabled", True)
         copied = pickle.loads(pickle.dumps(state))
     assert copied.process_group is None
     assert copied.iteration == 6

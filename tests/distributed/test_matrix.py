@@ -1,10 +1,9 @@
 """N workers over W processes, either exchange: one truth (design, section 6)."""
 
-import logging
-
 import pytest
 import torch.distributed as dist
 from matrix import cases, run_case, run_matrix
+from silence import silent_log
 
 import compsgd
 from compsgd.comm import (
@@ -24,8 +23,7 @@ def alone():
 
 
 def run_on_a_rank():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logging.getLogger("compsgd"), "disabled", True)
+    with silent_log():
         return run_matrix(Purpose.GRADIENT, dist.new_group())
 
 
