@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -83,11 +84,12 @@ class Gradient:
 
     def is_finite(self) -> bool:
         """Whether all elements are."""
-        return all(map(math.isfinite, self.sums())) or self.first_non_finite() is None
+        return all(map(math.isfinite, self.sums)) or self.first_non_finite() is None
 
+    @cached_property
     def sums(self) -> list[float]:
         """The sum of each part: one infinity or NaN makes one that is not finite, and so, rarely,
-        do large numbers."""
+        do large numbers. Read once: it is asked whether all shares are finite, and each share."""
         sums = [values.sum() for _, values in self.parts]
         # One by one, a device would be waited for each time.
         return torch.stack(sums).tolist() if sums else []

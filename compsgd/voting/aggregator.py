@@ -168,7 +168,7 @@ class LevelAggregator:
                 f"worker {worker} compresses twice before a step; with error feedback its first "
                 "ballot would count as sent"
             )
-        sums = self.codec.magnitudes(gradient) if self._carries_magnitudes else gradient.sums()
+        sums = self.codec.magnitudes(gradient) if self._carries_magnitudes else gradient.sums
         is_finite = all(map(math.isfinite, sums))
         non_finite = None if is_finite else gradient.first_non_finite()
         if non_finite is not None:

@@ -62,7 +62,7 @@ class FloatAggregator:
                 f"worker {slot} compressed after a higher one; its gradient is already added up"
             )
         self._add_slots(slot)
-        is_finite = all(map(math.isfinite, gradient.sums()))
+        is_finite = all(map(math.isfinite, gradient.sums))
         non_finite = None if is_finite else gradient.first_non_finite()
         if non_finite is not None:
             gradient = gradient.absent()

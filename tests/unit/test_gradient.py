@@ -74,12 +74,12 @@ def test_absent_is_the_same_worker_with_nothing():
     assert nothing.present_spans() == []
     assert nothing.absent_spans() == [(0, 6)]
     assert nothing.flat().tolist() == [0] * 6
-    assert nothing.sums() == []
+    assert nothing.sums == []
 
 
 def test_sums_are_of_parts_and_show_what_is_not_finite():
-    assert gathered(*FULL).sums() == [3, 4, 6]
-    sums = gathered([1.0, float("inf")], None, [float("nan")]).sums()
+    assert gathered(*FULL).sums == [3, 4, 6]
+    sums = gathered([1.0, float("inf")], None, [float("nan")]).sums
     assert sums[0] == float("inf")
     assert sums[1] != sums[1]
 
@@ -102,7 +102,7 @@ def test_the_first_that_is_not_finite_in_a_part_of_several_parameters():
 
 def test_large_finite_numbers_are_no_fault():
     gradient = gathered([3e38, 3e38], None, None)
-    assert gradient.sums() == [float("inf")]
+    assert gradient.sums == [float("inf")]
     assert gradient.first_non_finite() is None
 
 
