@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from shared_files import HISTORIES, data_folder
-from silence import LOG
+from silence import state_of_log
 
 VECTORS = Path(__file__).resolve().parent / "vectors"
 
@@ -20,9 +20,9 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _log_stays_as_it_was() -> Iterator[None]:
-    before = (LOG.level, LOG.disabled)
+    before = state_of_log()
     yield
-    assert (LOG.level, LOG.disabled) == before, "use silent_log()"
+    assert state_of_log() == before, "what sets up the log has to restore it; see silent_log()"
 
 
 @pytest.fixture(scope="session")

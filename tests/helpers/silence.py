@@ -3,10 +3,16 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 LOG = logging.getLogger("compsgd")
+
+
+def state_of_log() -> tuple[Any, ...]:
+    """What others depend on."""
+    return LOG.level, LOG.disabled, LOG.propagate, list(LOG.handlers)
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """One run from options to results: every process goes through the same steps."""
 
+import contextlib
 import functools
 import logging
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,11 @@ def run(options: Options, rank_info: RankInfo) -> None:
         raise UsageError(f"--verify_bytes counts TCP sockets; {backend} does not send through them")
     _set_threads(options, rank_info)
     torch.backends.cudnn.deterministic = True
-    _report_warnings(rank_info)
     store = open_store(rank_info) if rank_info.launched else None
-    with Watchdog(rank_info, store, options.vote.timeout_s) as watchdog:
+    with (
+        _reported_warnings(rank_info),
+        Watchdog(rank_info, store, options.vote.timeout_s) as watchdog,
+    ):
         try:
             with connect(
                 rank_info, store, options.num_workers, backend, options.vote.timeout_s, device
@@ -304,11 +307,16 @@ def _set_threads(options: Options, rank_info: RankInfo) -> None:
     torch.set_num_threads(options.threads or share)
 
 
-def _report_warnings(rank_info: RankInfo) -> None:
-    """The library's warnings are known to every process; rank 0 shows them."""
-    log = logging.getLogger("compsgd")
+@contextlib.contextmanager
+def _reported_warnings(rank_info: RankInfo) -> Iterator[None]:
+    """Within, rank 0 alone shows the library's warnings, which are known to every process."""
+    before = log.propagate, log.handlers
     log.propagate = False
     log.handlers = [logging.StreamHandler() if rank_info.rank == 0 else logging.NullHandler()]
+    try:
+        yield
+    finally:
+        log.propagate, log.handlers = before
 
 
 def _load_together(options: Options, network: Network, rank_info: RankInfo) -> Dataset:
