@@ -19,7 +19,9 @@ from compsgd.workers.commands.cli import execute
 plan.REACH = plan.FURTHER = 0
 options = {"num_workers": 2, "lr_schedule": "cosine", "model": "mlp", "dataset": "digits",
            "batch_size": 64, "steps": 4, "warmup": 1}
-tasks.TASKS["mnist"] = replace(tasks.TASKS["mnist"], options=options, seeds=(0, 1))
+tasks.TASKS["mnist"] = replace(
+    tasks.TASKS["mnist"], options=options, seeds=(0, 1), tuning={"steps": 3}
+)
 import run
 execute(run.command((("mnist", ("sgdm", "vote3")),)), "study")
 """
@@ -56,7 +58,10 @@ def test_a_study_goes_on_where_it_was_left(tmp_path):
     found = rows(tmp_path)
     assert len(found) == 6
     assert [row for row in found if row["stage"] == "tune"] == tuned
-    assert all(int(row["rounds"]) == 4 and float(row["metric"]) > 0 for row in found)
+    # Learning rates are looked for in shorter runs.
+    rounds = {(row["stage"], int(row["rounds"])) for row in found}
+    assert rounds == {("tune", 3), ("report", 4)}
+    assert all(float(row["metric"]) > 0 for row in found)
     table = (tmp_path / "out" / "results.md").read_text()
     assert table.count("2/2 seeds") == 2
     assert "compression" in table
