@@ -4,10 +4,6 @@ On a thread of its own, because collectives that are started in the callback of 
 over gloo.
 """
 
-import queue
-import threading
-import weakref
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +11,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from compsgd.comm.group.worker_thread import WorkerThread
 from compsgd.comm.group_vote import GroupVote, ParamGradient
 from compsgd.comm.parameters import GradientTracker, VotedParams, as_laid_out
 from compsgd.errors import SettingError
-
-_Task = Callable[[], None]
-# A task may wait for a process that is gone; nobody who wants to leave should.
-_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -107,35 +100,3 @@ class BucketQueue:
         except Exception as error:
             self._error = error
             job.future.set_exception(error)  # type: ignore[arg-type]
-
-
-class WorkerThread:
-    """Does tasks in the order in which they come, and ends with its owner.
-
-    It is a daemon, but is waited for when Python ends: threads that are in C++ code then abort the
-    process.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
-        thread.start()
-        # Also called at exit.
-        weakref.finalize(self, _end, self._tasks, thread)
-
-    def submit(self, task: _Task) -> None:
-        """Returns at once. A task must not raise."""
-        self._tasks.put(task)
-
-
-def _work(tasks: "queue.SimpleQueue[_Task | None]") -> None:
-    while (task := tasks.get()) is not None:
-        task()
-        # Not to keep what it refers to until the next one comes.
-        del task
-
-
-def _end(tasks: "queue.SimpleQueue[_Task | None]", thread: threading.Thread) -> None:
-    tasks.put(None)
-    if thread is not threading.current_thread():
-        thread.join(_PATIENCE_S)

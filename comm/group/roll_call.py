@@ -3,18 +3,24 @@
 Gloo only says that some connection is closed, and a process in the middle of sending may not notice
 at all. So a thread of each process answers whenever anybody calls the roll, whatever its main
 thread is waiting for; who does not answer is gone, or stopped.
+
+Calls are numbered. The newest one's number stands under one key, and each process's answer under
+another: the number of the newest call that it has seen.
 """
 
 import time
 
-from compsgd.comm.group.store import Store
+from compsgd.comm.group.store import BoundedStore
+
+# No run calls as often; a number further ahead was set by somebody else.
+_MOST_CALLS = 1 << 32
 
 
 class RollCall:
     """One process's part. A store's client is for one thread, and so is this."""
 
     def __init__(
-        self, store: Store, rank: int, world_size: int, name: str, answer_within_s: float
+        self, store: BoundedStore, rank: int, world_size: int, name: str, answer_within_s: float
     ) -> None:
         """
         Args:
@@ -27,7 +33,7 @@ class RollCall:
         self._store = store
         self._rank = rank
         self._world_size = world_size
-        self._name = name
+        self._key = f"{name} call"
         self._answer_within_s = answer_within_s
         self._answered = 0
         self._answered_at = time.monotonic()
@@ -35,7 +41,7 @@ class RollCall:
 
     def call(self) -> None:
         """Asks everybody to answer."""
-        self._store.add(f"{self._name} calls", 1)
+        self._store.set(self._key, str(max(self._newest(), self._answered) + 1))
 
     def call_if_silent_for(self, seconds: float) -> None:
         """Asks if nobody has for so long, and all have answered then."""
@@ -43,14 +49,16 @@ class RollCall:
             self.call()
 
     def answer(self) -> None:
-        """Answers if somebody has called."""
-        newest = self._store.add(f"{self._name} calls", 0)
+        """Answers the newest call, if it has not yet."""
+        newest = self._newest()
         if newest > self._answered:
-            for number in range(self._answered + 1, newest + 1):
-                self._store.set(self._key(number, self._rank), "")
+            self._store.set(self._answer_key(self._rank), str(newest))
             self._answered = newest
             self._answered_at = time.monotonic()
             self._is_open = True
+        elif newest < self._answered:
+            # Somebody has called at the same moment as another one, or writes what is no call.
+            self._store.set(self._key, str(self._answered))
 
     def verdict(self) -> list[int] | None:
         """The ranks that have not answered the newest call, once; None while they still may, and
@@ -65,10 +73,10 @@ class RollCall:
 
     def join(self) -> None:
         """This process answers from now on."""
-        self._store.set(f"joined: {self._rank}", "")
+        self._store.set(f"joined: {self._rank}")
 
     def has_joined(self, rank: int) -> bool:
-        return self._store.check([f"joined: {rank}"])
+        return self._store.has(f"joined: {rank}")
 
     def verdict_on_those_who_came(self) -> list[int] | None:
         """The same without those who never joined: they may still be starting."""
@@ -77,19 +85,23 @@ class RollCall:
 
     def leave(self) -> None:
         """This process has come to its end, and will not answer any more."""
-        self._store.set(f"left: {self._rank}", "")
+        self._store.set(f"left: {self._rank}")
 
     def fail(self) -> None:
         """This process ends with an error that it tells itself."""
-        self._store.set(f"failed: {self._rank}", "")
+        self._store.set(f"failed: {self._rank}")
 
     def speaks_for_itself(self, rank: int) -> bool:
-        return self._store.check([f"failed: {rank}"])
+        return self._store.has(f"failed: {rank}")
+
+    def _newest(self) -> int:
+        """The number of the newest call; 0 where there is none, or what cannot be one."""
+        number = self._store.number(self._key)
+        return number if number is not None and number <= _MOST_CALLS else 0
 
     def _is_here(self, rank: int) -> bool:
-        return self._store.check([self._key(self._answered, rank)]) or self._store.check(
-            [f"left: {rank}"]
-        )
+        answered = self._store.number(self._answer_key(rank))
+        return (answered or 0) >= self._answered or self._store.has(f"left: {rank}")
 
-    def _key(self, number: int, rank: int) -> str:
-        return f"{self._name} call {number}: {rank}"
+    def _answer_key(self, rank: int) -> str:
+        return f"{self._key}: answer of {rank}"

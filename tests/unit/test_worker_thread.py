@@ -1,11 +1,11 @@
-"""The hook's thread: in order, and gone with its owner."""
+"""A thread for tasks: in order, and gone with its owner."""
 
 import gc
 import subprocess
 import sys
 import threading
 
-from compsgd.comm.ddp.bucket_queue import WorkerThread
+from compsgd.comm.group.worker_thread import WorkerThread
 
 
 def test_tasks_are_done_in_order_on_one_thread():
@@ -30,7 +30,7 @@ def test_the_thread_ends_with_its_owner():
 
 def test_python_waits_for_the_last_task():
     code = (
-        "import time; from compsgd.comm.ddp.bucket_queue import WorkerThread; "
+        "import time; from compsgd.comm.group.worker_thread import WorkerThread; "
         "w = WorkerThread('w'); w.submit(lambda: (time.sleep(0.5), print('done', flush=True)))"
     )
     done = subprocess.run(

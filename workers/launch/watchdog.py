@@ -21,7 +21,12 @@ import click
 from compsgd.comm.group.collectives import CollectiveError
 from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.group.roll_call import RollCall
-from compsgd.comm.group.store import Store
+from compsgd.comm.group.store import (
+    BoundedStore,
+    Store,
+    StoreSilentError,
+    is_launchers_store,
+)
 from compsgd.workers.failures import RunError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -59,7 +64,7 @@ class Watchdog:
         self._urgent: RollCall | None = None
         self._routine: RollCall | None = None
         if store is not None:
-            own = store.clone(), rank_info.rank, rank_info.world_size
+            own = BoundedStore(store, self._patience_s), rank_info.rank, rank_info.world_size
             self._urgent = RollCall(*own, "urgent", _ANSWER_WITHIN_S)
             self._routine = RollCall(*own, "routine", self._patience_s)
         self._is_graceful = False
@@ -91,7 +96,8 @@ class Watchdog:
         this one then ends with the line that says so."""
         self._all_here.clear()
         self._writer.send(_CALL)
-        self._all_here.wait(_ANSWER_WITHIN_S + _GOODBYE_S)
+        # The store may be out of reach, too: that shows after as long again.
+        self._all_here.wait(self._patience_s + _ANSWER_WITHIN_S + _GOODBYE_S)
         return RunError(
             f"{self.stage}: an exchange failed or took longer than --timeout allows, though every "
             f"process is there ({error})"
@@ -121,7 +127,7 @@ class Watchdog:
             # A launcher that misses one process ends the others by signals: whom does it miss?
             self._all_here.wait(_ANSWER_WITHIN_S + _GOODBYE_S)
         self._closing.set()
-        self._thread.join()
+        self._thread.join(self._patience_s + _GOODBYE_S)
         if self._urgent is not None:
             with contextlib.suppress(RuntimeError):
                 self._urgent.leave() if kind is None else self._urgent.fail()
@@ -174,18 +180,27 @@ class Watchdog:
                 urgent.call()
             routine.call_if_silent_for(_ROUTINE_S)
             for roll_call in (urgent, routine):
-                roll_call.answer()
-                absent = roll_call.verdict_on_those_who_came()
-                if absent:
-                    self._end(_gone(absent), tell=self._is_speaker(roll_call, absent))
-                if absent == [] and roll_call is urgent:
-                    self._all_here.set()
+                self._hold(roll_call)
+        except StoreSilentError as error:
+            # Nobody knows who else can still speak.
+            if not self._closing.is_set():
+                host = "the launcher" if is_launchers_store() else "rank 0"
+                self._end(f"{host} cannot be reached: {error}", tell=True)
         except RuntimeError:
             # The store has gone with its host, unless all leave at this moment.
             if not self._closing.wait(_GOODBYE_S):
-                is_launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+                is_launchers = is_launchers_store()
                 host, speaker = ("the launcher is gone", 0) if is_launchers else (_gone([0]), 1)
                 self._end(host, tell=self._rank_info.rank == speaker)
+
+    def _hold(self, roll_call: RollCall) -> None:
+        """Answers, and ends this process if others do not."""
+        roll_call.answer()
+        absent = roll_call.verdict_on_those_who_came()
+        if absent:
+            self._end(_gone(absent), tell=self._is_speaker(roll_call, absent))
+        if absent == [] and roll_call is self._urgent:
+            self._all_here.set()
 
     def _is_speaker(self, roll_call: RollCall, absent: list[int]) -> bool:
         """Whether this process is the one to say it: the first of those who are there, unless the
@@ -220,6 +235,9 @@ class Watchdog:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
+        if self._rank_info.rank == 0 and not is_launchers_store():
+            # The store goes with this process, and others are to read in it who is gone.
+            time.sleep(_GOODBYE_S)
         os._exit(1)
 
 
@@ -232,11 +250,18 @@ class StopAgreement:
     """All processes stop after the same round, whichever of them was told to stop.
 
     Who wants to stop announces it before its part of a round's exchange, which nobody finishes
-    before; and everybody looks after the exchange.
+    before; and everybody looks after the exchange. So what is announced is the round under way, and
+    any other number was written by somebody else.
     """
 
-    def __init__(self, store: Store | None, watchdog: Watchdog) -> None:
-        self._store = store
+    def __init__(self, store: Store | None, watchdog: Watchdog, timeout_s: float) -> None:
+        """
+        Args:
+            store: what all processes share; None for a process alone.
+            watchdog: knows of signals.
+            timeout_s: how long the store may take to answer.
+        """
+        self._store = None if store is None else BoundedStore(store, timeout_s)
         self._watchdog = watchdog
         self._round = 0
 
@@ -252,15 +277,14 @@ class StopAgreement:
         self._round += 1
         if self._store is not None and self.wanted_here:
             with _lost_store():
-                self._store.compare_set(_STOP_KEY, "", str(self._round))
+                self._store.set(_STOP_KEY, str(self._round))
 
     def is_due(self) -> bool:
         """Whether this round was the last one; the same on every process."""
         if self._store is None:
             return self.wanted_here
         with _lost_store():
-            last = self._store.get(_STOP_KEY) if self._store.check([_STOP_KEY]) else None
-        return last is not None and self._round >= int(last)
+            return self._store.number(_STOP_KEY) == self._round
 
 
 _STOP_KEY = "stop after round"

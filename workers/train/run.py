@@ -118,7 +118,7 @@ class _Run:
         if is_resumed and loaded is None and self._rank_info.rank == 0:
             click.echo("there is no checkpoint yet: the run begins anew")
         self._open_folder(preparation, dataset, loaded)
-        stopping = StopAgreement(store, watchdog)
+        stopping = StopAgreement(store, watchdog, self._options.vote.timeout_s)
         with watchdog.graceful():
             self._train_cells(dataset, preparation, stopping, found, loaded)
         self._on_rank_0(lambda: _report(self._experiment))
