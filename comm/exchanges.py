@@ -4,7 +4,7 @@ Worker i lives on process i mod W. The results are bit-identical for either exch
 Another exchange is another class with these methods, and a line in KINDS.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compsgd.checks import check_choice
 from compsgd.codec.wire import RoundFormat
+from compsgd.comm.group.agreement import check_agreement
 from compsgd.comm.group.collectives import Collectives
 from compsgd.comm.traffic.ledger import Ledger, Logical, Purpose
 from compsgd.errors import SettingError
@@ -20,21 +21,23 @@ from compsgd.voting.exchange import Exchange
 
 
 class _ProcessExchange:
-    """What both exchanges share: who is hosted.
+    """What both exchanges share: who is hosted, and what is said beside the ballots.
 
     Attributes:
         ledger: the record of bytes.
     """
 
-    def __init__(self, collectives: Collectives) -> None:
+    def __init__(self, collectives: Collectives, bookkeeping: Collectives | None = None) -> None:
         """
         Args:
             collectives: over the processes' group; their num_workers is N.
+            bookkeeping: over the same processes, for what is no gradient; the same group without.
 
         Raises:
             SettingError: num_workers is no multiple of the number of processes.
         """
         self._collectives = collectives
+        self._bookkeeping = bookkeeping or collectives.of_purpose(Purpose.BOOKKEEPING)
         self.ledger = collectives.ledger
         self.num_workers = collectives.num_workers
         world_size = collectives.world_size
@@ -43,15 +46,24 @@ class _ProcessExchange:
                 f"num_workers is {self.num_workers}; it must be a multiple of the "
                 f"{world_size} processes"
             )
+        self.num_processes = world_size
         self.hosted: Sequence[int] = range(collectives.rank, self.num_workers, world_size)
 
     def by_shards(self) -> "ScatterReduceExchange":
         """The same processes, with a shard for each."""
-        return ScatterReduceExchange(self._collectives)
+        return ScatterReduceExchange(self._collectives, self._bookkeeping)
 
     def end_round(self, participants: Sequence[int]) -> None:
         """Closes a step of the ledger."""
         self.ledger.end_round(participants)
+
+    def share(self, mine: Tensor) -> Tensor:
+        """One all-gather, entered as bookkeeping."""
+        return self._bookkeeping.all_gather(mine)
+
+    def compare(self, facts: Mapping[str, str]) -> None:
+        """Two all-gathers of a small message, entered as bookkeeping."""
+        check_agreement(self._bookkeeping, facts)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_ProcessExchange":
         """A copied optimizer talks to the same processes."""
@@ -108,8 +120,8 @@ class ScatterReduceExchange(_ProcessExchange):
         1
     """
 
-    def __init__(self, collectives: Collectives) -> None:
-        super().__init__(collectives)
+    def __init__(self, collectives: Collectives, bookkeeping: Collectives | None = None) -> None:
+        super().__init__(collectives, bookkeeping)
         self.num_shards = collectives.world_size
         self.shard = collectives.rank
 
@@ -131,7 +143,7 @@ class ScatterReduceExchange(_ProcessExchange):
         return self._collectives.all_gather(result, logical)
 
 
-KINDS: dict[str, Callable[[Collectives], Exchange]] = {
+KINDS: dict[str, Callable[[Collectives, Collectives | None], Exchange]] = {
     "all_gather": AllGatherExchange,
     "scatter_reduce": ScatterReduceExchange,
 }
@@ -143,7 +155,9 @@ def check_exchange(name: str) -> str:
     return check_choice("exchange", name, ("auto", *KINDS))
 
 
-def build_exchange(name: str, collectives: Collectives) -> Exchange:
+def build_exchange(
+    name: str, collectives: Collectives, bookkeeping: Collectives | None = None
+) -> Exchange:
     """The exchange of a name.
 
     "auto" takes the one with which so many workers send less to vote: all_gather up to N = 2,
@@ -156,6 +170,7 @@ def build_exchange(name: str, collectives: Collectives) -> Exchange:
     Args:
         name: one of EXCHANGES.
         collectives: between whom.
+        bookkeeping: between the same, for what is no gradient; the same group without.
 
     Raises:
         SettingError: there is no such exchange.
@@ -169,7 +184,7 @@ def build_exchange(name: str, collectives: Collectives) -> Exchange:
     check_exchange(name)
     if name == "auto":
         name = "all_gather" if collectives.num_workers <= 2 else "scatter_reduce"
-    return KINDS[name](collectives)
+    return KINDS[name](collectives, bookkeeping)
 
 
 def exchange_between(

@@ -22,6 +22,7 @@ from compsgd.layout import FlatLayout, Span, Workspace
 from compsgd.settings import VoteSettings
 from compsgd.voting.aggregator import LevelAggregator, Outcome
 from compsgd.voting.encoder import WorkerEncoder
+from compsgd.voting.replicas import digest, digest_of_text, facts_of, is_due
 
 EXEMPT_MOMENTUM = "exempt_momentum"
 
@@ -65,6 +66,7 @@ class GroupVote:
         self._workspace = Workspace()
         self._aggregators: dict[Span, LevelAggregator] = {}
         self._used: set[Span] = set()
+        self._facts: dict[str, str] = {}
 
     @property
     def world_size(self) -> int:
@@ -115,15 +117,33 @@ class GroupVote:
         for neighbours in _neighbours(gradients):
             self._vote_on(neighbours, round_)
         finish_average()
+        if averaged and self._is_due(round_):
+            self._note("the averaged gradients", digest(averaged))
 
-    def end_step(self) -> None:
-        """All gradients of a step have been taken."""
+    def end_step(self, round_: int) -> None:
+        """All gradients of a step have been taken.
+
+        Raises:
+            PeerError: on every process alike, where they have not seen or made the same.
+        """
+        if self._is_due(round_):
+            weights = {f"the weights before vote {round_}": digest(self._params.all)}
+            self._exchange.compare(self._facts | weights)
+            self._facts = {}
         self._exchange.end_round(range(self.world_size))
         # Buckets are rebuilt after the first iteration; what was for the old ones can go.
         self._aggregators = {
             span: one for span, one in self._aggregators.items() if span in self._used
         }
         self._used = set()
+
+    def _is_due(self, round_: int) -> bool:
+        """Whether the processes compare what they make of this step."""
+        return self.world_size > 1 and is_due(round_, self._settings.check_every)
+
+    def _note(self, name: str, found: str) -> None:
+        """What is to be compared at the end of the step; the parts of one name together."""
+        self._facts[name] = digest_of_text(self._facts.get(name, "") + found)
 
     def _smooth(self, exempt: Sequence[ParamGradient]) -> None:
         """The running mean that levels are made of takes the place of exempt gradients, too. What
@@ -153,6 +173,9 @@ class GroupVote:
         gradient = Gradient(parts, present, aggregator.layout, self._params.device, self._workspace)
         aggregator.compress(0, gradient, round_)
         outcome = aggregator.aggregate(round_)
+        if self._is_due(round_):
+            for name, found in facts_of(outcome, self._exchange, round_).items():
+                self._note(name, found)
         if outcome.result is not None:
             self._write(aggregator, outcome, outcome.result, values)
         elif any(header.non_finite is not None for header in outcome.headers):

@@ -19,6 +19,7 @@ from compsgd.comm.traffic.ledger import Ledger, Purpose
 from compsgd.errors import PeerError, SettingError
 from compsgd.settings import VoteSettings
 from compsgd.voting.encoder import WorkerEncoder
+from compsgd.voting.replicas import digest
 
 Memory = dict[str, Tensor]
 
@@ -188,6 +189,7 @@ class Membership:
         return facts | {
             "the iteration": str(self.iteration),
             "the model's parameters (a digest)": params.digest(),
+            "the values of the parameters (a digest)": digest(params.all),
         }
 
 

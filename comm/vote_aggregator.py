@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compsgd.comm.group_vote import ParamGradient
 from compsgd.comm.membership import Membership
+from compsgd.comm.repeated_backward import RepeatedBackward
 from compsgd.comm.traffic.ledger import Ledger
 from compsgd.errors import SettingError
 from compsgd.settings import AGGREGATOR_SETTINGS, VoteSettings, takes_settings
@@ -64,6 +65,9 @@ class VoteAggregator:
         found = VoteSettings.of_client("VoteAggregator", AGGREGATOR_SETTINGS, settings, changes)
         self._membership = Membership(found, process_group)
         self._params = self._membership.set_params(params, exempt)
+        self._repeated = RepeatedBackward(
+            self._params.all, "aggregate once, behind the last backward before optimizer.step()"
+        )
 
     @property
     def settings(self) -> VoteSettings:
@@ -105,12 +109,13 @@ class VoteAggregator:
         gradients = [self._gradient(parameter) for parameter in self._params.all]
         is_anywhere = vote.is_present_anywhere(gradients)
         vote.take(gradients, self._membership.iteration)
-        vote.end_step()
+        vote.end_step(self._membership.iteration)
         self._membership.iteration += 1
         for parameter, gradient, has_some in zip(
             self._params.all, gradients, is_anywhere, strict=True
         ):
             parameter.grad = gradient.values if has_some else None
+        self._repeated.note_vote()
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's: the iteration, the memory, and the settings that they belong to. Save one a

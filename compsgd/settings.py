@@ -251,6 +251,16 @@ class VoteSettings:
         'too; "off" nothing; "auto" what takes less time than it saves.',
         is_shared=False,
     )  # fmt: skip
+    check_every: int = _setting(
+        100, Integer(0),
+        "Steps between comparisons of the processes: a digest of what each received and of its "
+        "weights. 0 for never.",
+    )  # fmt: skip
+    verify_fraction: float = _setting(
+        0.0, Number(0, 1),
+        "The share of votes of scatter_reduce in which each process counts somebody else's shard "
+        "once more, picked by all together afterwards, so that nobody can tell before.",
+    )  # fmt: skip
     timeout_s: float = _setting(
         1800.0, Number(0.001, 10_000_000), "Seconds that a collective may take.", is_shared=False
     )
@@ -318,19 +328,20 @@ class VoteSettings:
 
 
 # Which settings mean something to which client.
-_EVERY_OPTIMIZER = ("l2", "strict", "timeout_s")
+_EVERY_OPTIMIZER = ("l2", "strict", "check_every", "timeout_s")
 SGD_SETTINGS = ("momentum", *_EVERY_OPTIMIZER)
 ADAMW_SETTINGS = ("beta1", "beta2", *_EVERY_OPTIMIZER)
 SIGN_SETTINGS = (
     "momentum", "rand_zero", "min_compress_numel", "exempt_1d", "exempt_optimizer", "exempt_lr",
-    "seed", "count_usages", "compile", *_EVERY_OPTIMIZER,
+    "seed", "count_usages", "compile", "verify_fraction", *_EVERY_OPTIMIZER,
 )  # fmt: skip
 LEVEL_SETTINGS = (
     "num_bits", "binning", "decay_min", "decay_max", "error_feedback", *SIGN_SETTINGS,
 )  # fmt: skip
 AGGREGATOR_SETTINGS = (
     "num_bits", "binning", "decay_min", "decay_max", "momentum", "error_feedback", "rand_zero",
-    "scale", "exchange", "min_compress_numel", "exempt_1d", "seed", "compile", "timeout_s",
+    "scale", "exchange", "min_compress_numel", "exempt_1d", "seed", "compile", "check_every",
+    "verify_fraction", "timeout_s",
 )  # fmt: skip
 HOOK_SETTINGS = (*AGGREGATOR_SETTINGS, "start_vote_iter")
 

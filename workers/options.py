@@ -30,6 +30,8 @@ _MAY_CHANGE = _OWN_AFFAIR | {
     "checkpoint_every",
     "resume",
     "tensorboard",
+    "check_every",
+    "verify_fraction",
 }
 
 # Settings that an optimizer without them refuses. Those of VOTE_OPTIONS it ignores, so that one
@@ -58,6 +60,8 @@ VOTE_OPTIONS = {
         "count_usages",
         "strict",
         "compile",
+        "check_every",
+        "verify_fraction",
         *REFUSED,
     )
 } | {"timeout": "timeout_s"}

@@ -95,7 +95,7 @@ class BucketQueue:
                     self._stream.wait_event(job.ready)
                 self._vote.take(job.gradients, job.round)
                 if job.is_last:
-                    self._vote.end_step()
+                    self._vote.end_step(job.round)
                 job.future.set_result(job.buffer)
         except Exception as error:
             self._error = error

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm.ddp.bucket_queue import BucketQueue
@@ -17,6 +17,7 @@ from compsgd.comm.ddp.outer_optimizer import warn_of_two_momenta
 from compsgd.comm.group_vote import GroupVote
 from compsgd.comm.membership import Membership
 from compsgd.comm.parameters import GradientTracker
+from compsgd.comm.repeated_backward import RepeatedBackward
 from compsgd.comm.traffic.ledger import Ledger
 from compsgd.errors import SettingError
 from compsgd.settings import HOOK_SETTINGS, VoteSettings, takes_settings
@@ -111,6 +112,7 @@ class VoteState:
         self.release()
         self._queue = None
         self._tracker = GradientTracker(known.all)
+        self._repeated = RepeatedBackward(known.all, "use no_sync() for all but the last backward")
 
     @property
     def bytes_per_step(self) -> float:
@@ -147,12 +149,15 @@ class VoteState:
         future = self._queue.submit(bucket, round_)
         if bucket.is_last():
             self._membership.iteration += 1
-        return future
+            self._repeated.note_vote()
+        # An exception has our words where it is raised in a callback, and else where it is cast.
+        return future.then(lambda done: done.value())
 
     def release(self) -> None:
         """Stops watching the parameters: for a state that is not used after all."""
         if self._tracker is not None:
             self._tracker.remove()
+            self._repeated.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's: the iteration, the memory, and the settings that they belong to."""
@@ -226,7 +231,7 @@ def vote_hook(
 
 
 def register_vote_hook(
-    ddp: DistributedDataParallel,
+    ddp: nn.Module,
     *,
     optimizer: torch.optim.Optimizer | None = None,
     **settings: Any,
@@ -237,7 +242,7 @@ def register_vote_hook(
         design, sections 2, 2b and 5.
 
     Args:
-        ddp: the model.
+        ddp: the model, or a module that wraps it, as Fabric's and torch.compile's do.
         optimizer: what will move the parameters, if it is known: a warning says so if both it and
             the vote have momentum.
         settings: the keyword arguments of VoteState; process_group and params are the model's.
@@ -268,11 +273,7 @@ def register_vote_hook(
             f"register_vote_hook has no setting {', '.join(unknown)}; there are "
             f"{', '.join(HOOK_SETTINGS)}"
         )
-    if not isinstance(ddp, DistributedDataParallel):
-        raise SettingError(
-            f"register_vote_hook takes a DistributedDataParallel, and got a {type(ddp).__name__}: "
-            "wrap the model in torch.nn.parallel.DistributedDataParallel first"
-        )
+    ddp = _ddp_in(ddp)
     if getattr(ddp, "mixed_precision", None) is not None:
         raise SettingError(
             "this DistributedDataParallel has mixed_precision, which needs the hook for itself; "
@@ -289,7 +290,32 @@ def register_vote_hook(
     return state
 
 
-def wrap(ddp: DistributedDataParallel, **settings: Any) -> VoteState:
+def _ddp_in(module: nn.Module) -> DistributedDataParallel:
+    """The module itself, or the only one of its kind inside.
+
+    Raises:
+        SettingError: there is none, or more than one.
+    """
+    is_module = isinstance(module, nn.Module)
+    inside = (
+        [one for one in module.modules() if isinstance(one, DistributedDataParallel)]
+        if is_module
+        else []
+    )
+    if not inside:
+        raise SettingError(
+            f"register_vote_hook takes a DistributedDataParallel, and got a {type(module).__name__}"
+            " without one inside: wrap the model in torch.nn.parallel.DistributedDataParallel first"
+        )
+    if len(inside) > 1:
+        raise SettingError(
+            f"there are {len(inside)} DistributedDataParallel inside this {type(module).__name__}: "
+            "register the hook with each"
+        )
+    return inside[0]
+
+
+def wrap(ddp: nn.Module, **settings: Any) -> VoteState:
     """The older name of `register_vote_hook`, kept for one version.
 
     Source:

@@ -74,6 +74,10 @@ class Collectives:
         self.world_size = group.size() if group is not None else 1
         self.rank = group.rank() if group is not None else 0
 
+    def of_purpose(self, purpose: Purpose) -> "Collectives":
+        """Over the same group, for another purpose."""
+        return Collectives(self.ledger, purpose, self.num_workers, self._group, self._timeout)
+
     def all_gather(self, tensor: Tensor, logical: Logical | None = None) -> Tensor:
         """Brings every process's tensor to every process.
 

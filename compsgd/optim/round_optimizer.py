@@ -32,6 +32,7 @@ from compsgd.voting.aggregator import Aggregator, LevelAggregator, Outcome
 from compsgd.voting.encoder import WorkerEncoder
 from compsgd.voting.exchange import Exchange, InProcessExchange
 from compsgd.voting.float_aggregator import FloatAggregator
+from compsgd.voting.replicas import digest, facts_of, facts_of_model, is_due
 
 log = logging.getLogger("compsgd")
 
@@ -97,6 +98,8 @@ class RoundOptimizer(torch.optim.Optimizer):
         self.probe: Callable[[Outcome], None] | None = None
         self._usage = BinUsage(self.settings.num_bits) if found.count_usages else None
         self._is_built = False
+        self._is_compared = False
+        self._has_told_who_sits_out = False
         # Schedulers that move momentum, as OneCycleLR, want to find one; `_check_groups` says what
         # to set instead.
         defaults = {"lr": check_lr(lr), "l2": found.l2, "momentum": 0.0, **self._fixed}
@@ -276,17 +279,19 @@ class RoundOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._refresh()
-        if self._main.aggregator.is_empty:
-            self._compress_alone()
+        self._compare_at_start()
+        self._see_who_compressed()
         outcomes = {
             name: share.aggregator.aggregate(self.round) for name, share in self._shares.items()
         }
+        facts = self._facts_of(outcomes)
         self._note_participation(outcomes)
         if self.probe is not None:
             self.probe(outcomes[_MAIN])
         for name, share in self._shares.items():
             usage = self._usage if name == _MAIN else None
             share.move(outcomes[name], self._step_sizes(name), usage)
+        self._compare(facts)
         self._end_round()
         return loss
 
@@ -299,7 +304,7 @@ class RoundOptimizer(torch.optim.Optimizer):
                 step.
         """
         self._check_new_group(param_group)
-        if self._is_built and not self.aggregator.is_empty:
+        if self._is_built and self.aggregator.cast:
             raise SettingError("add_param_group between compress and step; call step first")
         super().add_param_group(param_group)
         self._note_exempt_lr(self.param_groups[-1])
@@ -401,6 +406,8 @@ class RoundOptimizer(torch.optim.Optimizer):
         pending = state.pop("_pending", {})
         super().__setstate__(state)
         self.__dict__.setdefault("probe", None)
+        self.__dict__.setdefault("_is_compared", False)
+        self.__dict__.setdefault("_has_told_who_sits_out", False)
         self._build()
         _restore(self._shares, pending, self.round)
 
@@ -517,6 +524,22 @@ class RoundOptimizer(torch.optim.Optimizer):
         for share, gradient in zip(shares, gradients, strict=True):
             share.aggregator.compress(slot, gradient, self.round)
 
+    def _see_who_compressed(self) -> None:
+        """Compresses where one worker is hosted that has not, and says if some of several have
+        not."""
+        hosted, cast = self.exchange.hosted, self._main.aggregator.cast
+        if not cast:
+            self._compress_alone()
+        elif len(cast) < len(hosted) and not self._has_told_who_sits_out:
+            missing = [str(worker) for slot, worker in enumerate(hosted) if slot not in cast]
+            self._has_told_who_sits_out = True
+            log.warning(
+                "step: worker%s %s did not compress, and sit%s out (reported once); a worker "
+                "without a batch compresses with all gradients None",
+                "s" if len(missing) > 1 else "", ", ".join(missing),
+                "" if len(missing) > 1 else "s",
+            )  # fmt: skip
+
     def _compress_alone(self) -> None:
         if len(self.exchange.hosted) == 1:
             self._compress(slot=0)
@@ -525,6 +548,40 @@ class RoundOptimizer(torch.optim.Optimizer):
                 f"this process hosts {len(self.exchange.hosted)} workers and none has compressed: "
                 "call compress(worker=i) after each worker's backward"
             )
+
+    # Whether all processes are the same.
+
+    def _compare_at_start(self) -> None:
+        """Once, before the first exchange: sizes that differ would end other processes, too.
+
+        Raises:
+            PeerError: on every process alike, naming what differs and where.
+        """
+        if self._is_compared or self.exchange.num_processes == 1:
+            return
+        self._is_compared = True
+        shared = self.settings.shared()
+        settings = {name: repr(shared[name]) for name in self.known_settings if name in shared}
+        kind = {"the optimizer": type(self).__name__, "the number of steps": str(self.round)}
+        self.exchange.compare(kind | settings | facts_of_model(self._parameters))
+
+    def _facts_of(self, outcomes: Mapping[str, Outcome]) -> dict[str, str]:
+        """What the processes compare of this round, if it is one in which they do."""
+        is_alone = self.exchange.num_processes == 1
+        if is_alone or not is_due(self.round, self.settings.check_every):
+            return {}
+        facts: dict[str, str] = {}
+        for name, outcome in outcomes.items():
+            of_share = facts_of(outcome, self.exchange, self.round)
+            facts |= {f"{fact} ({name})" if name == _EXEMPT else fact: found
+                      for fact, found in of_share.items()}  # fmt: skip
+        return facts
+
+    def _compare(self, facts: dict[str, str]) -> None:
+        """Raises PeerError on every process alike, naming what differs and where."""
+        if facts:
+            weights = {f"the weights after round {self.round}": digest(self._parameters)}
+            self.exchange.compare(facts | weights)
 
     def _note_participation(self, outcomes: Mapping[str, Outcome]) -> None:
         """Reports the first gradient that is not finite, counts all; with strict, raises."""

@@ -5,7 +5,8 @@ the result -> update. Every client comes in here: the optimizers, the hook, a us
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from compsgd.codec.base import CodecSpec
 from compsgd.codec.compiling import Work, choose
 from compsgd.codec.registry import codec_for
 from compsgd.codec.wire import RoundFormat, WireFormat
-from compsgd.errors import DamagedDataError, SettingError
+from compsgd.errors import DamagedDataError, PeerError, SettingError, naming
 from compsgd.gradient import Gradient
 from compsgd.layout import FlatLayout, Span, Voters, Workspace, shard_span, voters_within
 from compsgd.rng import BREAK_TIE, BREAK_ZERO, BitStream, derive_key
@@ -26,6 +27,8 @@ from compsgd.voting.encoder import Encoder
 from compsgd.voting.exchange import Exchange
 
 _FLOAT_BYTES = 4
+_DRAW_BYTES = 8
+_NUM_DRAWS = 1 << 8 * _DRAW_BYTES
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Aggregator(Protocol):
         """
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nobody has compressed since the last `aggregate`."""
+    def cast(self) -> Collection[int]:
+        """Who has compressed since the last `aggregate`, by place among the hosted workers."""
 
     def aggregate(self, round_: int) -> Outcome:
         """Exchanges the ballots and combines them; all processes call it together."""
@@ -145,6 +148,7 @@ class LevelAggregator:
         num_bits, zeros = self.alphabet.largest.bit_length(), self.alphabet.zeros
         self.box = BallotBox(layout, exchange, self._format, num_bits, zeros, device)
         num_shards = exchange.num_shards
+        self._verify_fraction = settings.verify_fraction
         self._shards = [shard_span(layout.numel, num_shards, i) for i in range(num_shards)]
         choice = choose(settings.compile, work, layout.numel, exchange.num_workers)
         may_fall_back = settings.compile == "auto"
@@ -207,8 +211,8 @@ class LevelAggregator:
     # Ballots become a result.
 
     @property
-    def is_empty(self) -> bool:
-        return not self.box.cast
+    def cast(self) -> Collection[int]:
+        return self.box.cast
 
     def aggregate(self, round_: int) -> Outcome:
         """1. Everybody's ballots come to those who count them. 2. They are counted. 3. Where each
@@ -218,16 +222,27 @@ class LevelAggregator:
         if not voters:
             return Outcome(headers, voters, received, None)
         shard = self._shards[self.exchange.shard]
-        ballots = self.ballots(received)
-        self.codec.check(ballots, shard.numel)
-        codes = self._count(voters, ballots, shard, round_)
+        codes = self._count(voters, self._checked_ballots(received, shard), shard, round_)
         if len(self._shards) > 1:
             codes = self._collect(codes)
+            self._recount_some(codes, round_)
         return Outcome(headers, voters, received, codes)
 
     def ballots(self, received: Tensor) -> Tensor:
         """The packed codes behind the headers."""
         return received[:, self._format.ballot.header_bytes :]
+
+    def _checked_ballots(self, received: Tensor, shard: Span) -> Tensor:
+        """Raises DamagedDataError, with the worker's name, for codes that cannot be."""
+        ballots = self.ballots(received)
+        try:
+            self.codec.check(ballots, shard.numel)
+        except DamagedDataError:
+            for worker, row in enumerate(ballots):
+                with naming(f"the ballot of worker {worker}"):
+                    self.codec.check(row[None], shard.numel)
+            raise
+        return ballots
 
     def _count(self, voters: Sequence[Voters], ballots: Tensor, shard: Span, round_: int) -> Tensor:
         """The results of a shard, as codes."""
@@ -249,10 +264,54 @@ class LevelAggregator:
         self._result_codec.pack(packed, codes)
         collected = self.exchange.collect(packed, self._format)
         everyones = self._codes(self.layout.numel, self._result_dtype)
-        for shard, row in zip(self._shards, collected, strict=True):
-            self._result_codec.check(row[None], shard.numel)
+        for rank, (shard, row) in enumerate(zip(self._shards, collected, strict=True)):
+            with naming(f"the results of rank {rank}"):
+                self._result_codec.check(row[None], shard.numel)
             self._result_codec.unpack(everyones[shard.slice], row)
         return everyones
+
+    def _recount_some(self, codes: Tensor, round_: int) -> None:
+        """In some rounds each process counts another one's shard once more. Which ones, nobody
+        knows before the results are there: all draw together.
+
+        Raises:
+            PeerError: on every process alike, if results are not what the ballots come to.
+        """
+        if not self._verify_fraction:
+            return
+        drawn = self._drawn_together()
+        if drawn >= self._verify_fraction * _NUM_DRAWS:
+            return
+        num_shards = len(self._shards)
+        offset = 1 + drawn % (num_shards - 1)
+        is_right = self._is_right(codes, (self.exchange.shard + offset) % num_shards, round_)
+        everyones = self.exchange.share(torch.tensor([is_right], dtype=torch.uint8)).flatten()
+        wrong = [rank for rank, verdict in enumerate(everyones.tolist()) if not verdict]
+        if wrong:
+            raise PeerError(
+                "; ".join(
+                    f"the results of rank {(rank + offset) % num_shards} in round {round_} are not "
+                    f"what the ballots come to, says rank {rank}, which has counted again"
+                    for rank in wrong
+                )
+            )
+
+    def _drawn_together(self) -> int:
+        """A number below _NUM_DRAWS that no process alone can choose: the sum of everybody's."""
+        mine = torch.frombuffer(bytearray(os.urandom(_DRAW_BYTES)), dtype=torch.uint8)
+        rows = self.exchange.share(mine).cpu().numpy()
+        return sum(int.from_bytes(row.tobytes(), "little") for row in rows) % _NUM_DRAWS
+
+    def _is_right(self, codes: Tensor, other: int, round_: int) -> bool:
+        """Whether the results of another shard are what its ballots come to. `codes` lie in the
+        buffer that counting needs, and come back to it."""
+        shard, results = self._shards[other], codes.clone()
+        headers, received = self.box.exchange_again(round_, other)
+        ballots = self._checked_ballots(received, shard)
+        counted = self._count(voters_of(headers, self.layout), ballots, shard, round_)
+        is_right = torch.equal(counted, results[shard.slice])
+        codes.copy_(results)
+        return is_right
 
     def updates(self, outcome: Outcome) -> Iterator[tuple[Span, Tensor]]:
         codec, combine = self._result_codec, self._combine

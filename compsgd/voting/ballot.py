@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from compsgd.codec.wire import RoundFormat
-from compsgd.errors import DamagedDataError, PeerError, SettingError
+from compsgd.errors import DamagedDataError, PeerError, SettingError, naming
 from compsgd.layout import FlatLayout, Voters
 from compsgd.voting.exchange import Exchange
 
@@ -205,18 +205,36 @@ class BallotBox:
             PeerError: a ballot of another round, worker or model.
             DamagedDataError: what is no ballot.
         """
-        nobody = [False] * len(self._layout.spans)
         for slot, worker in enumerate(self._exchange.hosted):
             if slot not in self.cast:
                 self.rows[slot] = 0
-                self.put(slot, self.header(worker, round_, nobody))
+                self.put(slot, self.header(worker, round_, self._nobody))
         self.cast.clear()
         received = self._exchange.distribute(self.rows, self._format)
-        head = received[:, : header_num_bytes(len(nobody))].cpu()
-        headers = [BallotHeader.from_tensor(row) for row in head]
-        for worker, header in enumerate(headers):
-            header.check_matches(self.header(worker, round_, nobody))
-        return headers, received
+        return self._headers(received, round_), received
+
+    def exchange_again(self, round_: int, shard: int) -> tuple[list[BallotHeader], Tensor]:
+        """Carries the ballots of the round that was exchanged last once more, so that this process
+        gets another shard; all others get shards as far from their own. Returns and raises as
+        `exchange`."""
+        offset = shard - self._exchange.shard
+        received = self._exchange.distribute(self.rows.roll(-offset, 1), None)
+        return self._headers(received, round_), received
+
+    def _headers(self, received: Tensor, round_: int) -> list[BallotHeader]:
+        """Of all workers, checked."""
+        headers = []
+        for worker, row in enumerate(received[:, : header_num_bytes(len(self._nobody))].cpu()):
+            with naming(f"the ballot of worker {worker}"):
+                header = BallotHeader.from_tensor(row)
+                header.check_matches(self.header(worker, round_, self._nobody))
+            headers.append(header)
+        return headers
+
+    @property
+    def _nobody(self) -> list[bool]:
+        """No parameter has a gradient."""
+        return [False] * len(self._layout.spans)
 
     def pending(self) -> dict[str, Tensor]:
         """Copies of the ballots cast so far, as "ballot.<worker>"."""

@@ -7,7 +7,7 @@ A ballot is cut into shards, and each process counts one of them. In an exchange
 ballots to everybody there is only one shard: the whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -25,6 +25,7 @@ class Exchange(Protocol):
             every process.
         num_shards: into how many shards a ballot is cut.
         shard: which of them this process counts.
+        num_processes: W.
 
     Source:
         design, section 3.
@@ -44,6 +45,8 @@ class Exchange(Protocol):
     def num_shards(self) -> int: ...
     @property
     def shard(self) -> int: ...
+    @property
+    def num_processes(self) -> int: ...
 
     def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Tensor:
         """Brings ballots to those who count them.
@@ -74,6 +77,23 @@ class Exchange(Protocol):
     def end_round(self, participants: Sequence[int]) -> None:
         """Told once a round, after its last collective, which workers took part."""
 
+    def share(self, mine: Tensor) -> Tensor:
+        """Brings a few bytes, which are no gradient, to everybody.
+
+        Args:
+            mine: uint8, shape (k,), equally many on all processes.
+
+        Returns:
+            uint8, shape (W, k), by process.
+        """
+
+    def compare(self, facts: Mapping[str, str]) -> None:
+        """Compares facts, by name, between all processes.
+
+        Raises:
+            PeerError: on every process alike, naming what differs and where.
+        """
+
 
 class InProcessExchange:
     """All N workers live in this process: nothing is sent.
@@ -96,6 +116,7 @@ class InProcessExchange:
 
     num_shards = 1
     shard = 0
+    num_processes = 1
 
     def __init__(self, num_workers: int) -> None:
         """
@@ -122,3 +143,10 @@ class InProcessExchange:
 
     def end_round(self, participants: Sequence[int]) -> None:
         """Nothing to do."""
+
+    def share(self, mine: Tensor) -> Tensor:
+        """Itself, alone."""
+        return mine.unsqueeze(0)
+
+    def compare(self, facts: Mapping[str, str]) -> None:
+        """Nobody to differ from."""

@@ -1,7 +1,7 @@
 """One round of N workers that send float32 gradients: the uncompressed baseline."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -71,8 +71,8 @@ class FloatAggregator:
         self._box.put(slot, self._box.header(worker, round_, gradient.present, non_finite))
 
     @property
-    def is_empty(self) -> bool:
-        return not self._box.cast
+    def cast(self) -> Collection[int]:
+        return self._box.cast
 
     def aggregate(self, round_: int) -> Outcome:
         self._add_slots(len(self.exchange.hosted))

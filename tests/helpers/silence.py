@@ -21,3 +21,18 @@ def silent_log() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LOG, "disabled", True)
         yield
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """What is logged, and goes nowhere else, until it ends."""
+    messages: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LOG, "handlers", [Ear()])
+        patch.setattr(LOG, "propagate", False)
+        yield messages

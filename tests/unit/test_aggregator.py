@@ -175,12 +175,12 @@ def test_an_outcome_says_who_took_part():
     aggregator = Setting().aggregator()
     gradients = gradients_of(0)
     gradients[1].parts[0].values[3] = float("nan")
-    assert aggregator.is_empty
+    assert not aggregator.cast
     for slot in (0, 1):
         aggregator.compress(slot, gradients[slot], 0)
-    assert not aggregator.is_empty
+    assert list(aggregator.cast) == [0, 1]
     outcome = aggregator.aggregate(0)
-    assert aggregator.is_empty
+    assert not aggregator.cast
     assert outcome.participants == (0,)
     assert [header.worker for header in outcome.headers] == [0, 1, 2]
     assert [header.non_finite for header in outcome.headers] == [None, 0, None]

@@ -216,6 +216,8 @@ _OPTIONS = [
             help="Threads of each process; auto shares the cores out."),
     _option("--timeout", type=AutoOr(float, *_TIMEOUTS_S), default="auto",
             help=f"Seconds a gradient collective may take; auto is {_DEFAULT_TIMEOUT_S:g}."),
+    _setting("check_every"),
+    _setting("verify_fraction"),
     _option("--checkpoint_every", type=click.IntRange(min=0), default=0,
             help="Rounds between checkpoints; 0 for none but those after every epoch and on "
             "SIGINT or SIGTERM."),

@@ -23,6 +23,7 @@ from compsgd.workers.report.tables import format_table
 from compsgd.workers.report.tensorboard import FOLDER as TENSORBOARD
 from compsgd.workers.results.digests import versions, weights_sha256
 from compsgd.workers.results.metrics_file import write_metrics
+from compsgd.workers.results.one_writer import LOCK, OneWriter
 from compsgd.workers.train.checkpoint import FOLDER, State
 from compsgd.workers.train.measures import format_number, measure_of
 from compsgd.workers.train.training import CellResult
@@ -38,6 +39,7 @@ class Experiment:
         self._options = options
         self._measure = measure_of(options.dataset)
         self.path = options.log_dir / options.folder_name()
+        self._writer = OneWriter(self.path)
         self._histories: Histories = {}
         self._cells: list[dict[str, Any]] = []
         self.plots: list[Path] = []
@@ -47,8 +49,13 @@ class Experiment:
         """Whether every cell of the sweep has its results."""
         return len(self._cells) == len(self._options.cells())
 
+    def release(self) -> None:
+        """This run is over: others may write to the folder."""
+        self._writer.release()
+
     def check(self) -> None:
-        """Raises UsageError if the folder exists or cannot be created; creates nothing."""
+        """Raises UsageError if the folder exists or cannot be created, or another run is writing to
+        it; creates nothing."""
         try:
             self._check()
         except OSError as error:
@@ -64,6 +71,8 @@ class Experiment:
                 f"{self.path} is no experiment of compsgd, or holds other files too; it is not "
                 "overwritten"
             )
+        if self.path.exists():
+            self._writer.take()
         nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise UsageError(f"--log_dir {self._options.log_dir}: cannot write to {nearest}")
@@ -77,7 +86,8 @@ class Experiment:
             return False
 
     def check_resumable(self) -> None:
-        """Raises UsageError if there is no such experiment of ours, or one of other options."""
+        """Raises UsageError if there is no such experiment of ours, or one of other options, or one
+        that another run is writing to."""
         if not self.path.exists():
             raise UsageError(f"there is no experiment {self.path} to --resume")
         if not _is_experiment(self.path):
@@ -85,6 +95,7 @@ class Experiment:
                 f"{self.path} is no experiment of compsgd, or holds other files too; it is not "
                 "resumed"
             )
+        self._writer.take()
         then = self._options_then()
         if then is not None:
             check_unchanged(self._options.lasting(), then, self.path)
@@ -150,11 +161,16 @@ class Experiment:
 
         Args:
             environment: where and how the run takes place, for config.json.
+
+        Raises:
+            UsageError: it cannot be made, or another run has made it since `check`.
         """
         try:
-            if self.path.exists():
-                _clear(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
+            self._writer.take()
+            if not self._options.overwrite and (self.path / _CONFIG).exists():
+                raise UsageError(f"another run has made {self.path} in the meantime")
+            _clear(self.path)
             self._write_config(environment)
             (self.path / _WEIGHTS).mkdir(exist_ok=True)
         except OSError as error:
@@ -290,7 +306,10 @@ def _finite(content: Any) -> Any:
 
 def _is_experiment(path: Path) -> bool:
     """Whether we made this folder, and nothing but us has put anything into it."""
-    own = {_CONFIG, _HISTORIES, _METRICS, _RESULT, _WEIGHTS, FOLDER, TENSORBOARD, *_plot_names()}
+    own = {
+        _CONFIG, _HISTORIES, _METRICS, _RESULT, _WEIGHTS, FOLDER, TENSORBOARD, LOCK,
+        *_plot_names(),
+    }  # fmt: skip
     return (
         path.is_dir()
         and {entry.name for entry in path.iterdir() if not _is_left_over(entry, own)} <= own
@@ -300,7 +319,9 @@ def _is_experiment(path: Path) -> bool:
 
 def _is_empty(path: Path, own: set[str]) -> bool:
     """Whether there is nothing here, or only what a run leaves that could not write its config."""
-    entries = [entry for entry in path.iterdir() if not _is_left_over(entry, own)]
+    entries = [
+        entry for entry in path.iterdir() if entry.name != LOCK and not _is_left_over(entry, own)
+    ]
     return all(entry.is_dir() and not any(entry.iterdir()) for entry in entries)
 
 

@@ -79,7 +79,11 @@ def run(options: Options, rank_info: RankInfo) -> None:
             with connect(
                 rank_info, store, options.num_workers, backend, options.vote.timeout_s, device
             ) as network:
-                _Run(options, rank_info, device, network).to_the_end(store, watchdog)
+                run_ = _Run(options, rank_info, device, network)
+                try:
+                    run_.to_the_end(store, watchdog)
+                finally:
+                    run_.release()
         except CollectiveError as error:
             raise watchdog.explain(error) from error
 
@@ -100,6 +104,10 @@ class _Run:
         is_first_here = rank_info.local_rank == 0
         path = self._experiment.path / checkpoint.FOLDER
         self._checkpoints = checkpoint.Checkpoints(path, self._hosted, self._peers, is_first_here)
+
+    def release(self) -> None:
+        """Others may have the experiment."""
+        self._experiment.release()
 
     def to_the_end(self, store: Store | None, watchdog: Watchdog) -> None:
         check_agreement(self._peers, self._options.shared())

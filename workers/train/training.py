@@ -167,7 +167,9 @@ class CellTraining:
         self._plan = batch_plan(options, dataset)
         self._duration = Duration.of(options, self._plan)
         self._model: nn.Module = initial_model(options, dataset).to(device).train()
-        self._exchange = build_exchange(options.vote.exchange, network.gradient)
+        self._exchange = build_exchange(
+            options.vote.exchange, network.gradient, network.bookkeeping
+        )
         self._optimizer = build_optimizer(options, cell, self._model, self._exchange, compile)
         self._gradients = FlatGradients(self._model.parameters())
         self._buffers = WorkerZeroBuffers(self._model, network.bookkeeping)
@@ -363,15 +365,15 @@ class CellTraining:
         self._buffers.begin_round()
         for slot, worker in enumerate(self._exchange.hosted):
             index = self._plan.batch(order, round_, worker)
+            # A worker without a batch must not find the gradients of another one.
+            self._optimizer.zero_grad()
             if index is not None:
                 began = time.perf_counter()
                 scores[slot] = self._work(worker, index)
                 compute_seconds += time.perf_counter() - began
-                self._optimizer.compress(slot)
+            self._optimizer.compress(slot)
         self._recorder.compute_seconds.append(compute_seconds)
         self._buffers.end_round()
-        # A worker without a batch must not find the gradients of another one.
-        self._optimizer.zero_grad()
         self._stopping.begin_exchange()
         self._optimizer.step()
         return scores
