@@ -26,14 +26,14 @@ def shaped_namespaces(count: int, rate: str) -> Iterator[list[str]]:
     """
     names = [f"{_RUN}-{i}" for i in range(count)]
     try:
-        _run("ip", "link", "add", _BRIDGE, "type", "bridge")
-        _run("ip", "link", "set", _BRIDGE, "up")
+        run("ip", "link", "add", _BRIDGE, "type", "bridge")
+        run("ip", "link", "set", _BRIDGE, "up")
         for i, name in enumerate(names):
-            _add(name, _outer(i), address(i), rate)
+            _add(name, outer(i), address(i), rate)
         yield names
     finally:
         for i, name in enumerate(names):
-            _try("ip", "link", "delete", _outer(i))
+            _try("ip", "link", "delete", outer(i))
             _try("ip", "netns", "delete", name)
         _try("ip", "link", "delete", _BRIDGE)
 
@@ -42,30 +42,31 @@ def address(i: int) -> str:
     return f"10.213.0.{i + 1}"
 
 
-def _outer(i: int) -> str:
-    """The end of a pair that is on the bridge."""
+def outer(i: int) -> str:
+    """The end of namespace i's pair that is on the bridge."""
     return f"{_RUN}v{i}"
 
 
-def _add(name: str, outer: str, address: str, rate: str) -> None:
+def _add(name: str, end: str, address: str, rate: str) -> None:
     inside = ("ip", "-n", name)
-    _run("ip", "netns", "add", name)
-    _run("ip", "link", "add", outer, "type", "veth", "peer", "name", INTERFACE, "netns", name)
-    _run("ip", "link", "set", outer, "master", _BRIDGE, "up")
-    _run(*inside, "addr", "add", f"{address}/24", "dev", INTERFACE)
-    _run(*inside, "link", "set", INTERFACE, "up")
-    _run(*inside, "link", "set", "lo", "up")
+    run("ip", "netns", "add", name)
+    run("ip", "link", "add", end, "type", "veth", "peer", "name", INTERFACE, "netns", name)
+    run("ip", "link", "set", end, "master", _BRIDGE, "up")
+    run(*inside, "addr", "add", f"{address}/24", "dev", INTERFACE)
+    run(*inside, "link", "set", INTERFACE, "up")
+    run(*inside, "link", "set", "lo", "up")
     shape = ("root", "tbf", "rate", rate, "burst", "256kb", "latency", "50ms")
-    _run("tc", "qdisc", "add", "dev", outer, *shape)
-    _run("tc", "-n", name, "qdisc", "add", "dev", INTERFACE, *shape)
+    run("tc", "qdisc", "add", "dev", end, *shape)
+    run("tc", "-n", name, "qdisc", "add", "dev", INTERFACE, *shape)
 
 
 def _try(*command: str) -> None:
     with contextlib.suppress(RuntimeError):
-        _run(*command)
+        run(*command)
 
 
-def _run(*command: str) -> None:
+def run(*command: str) -> None:
+    """Raises RuntimeError, with what it says, if the command fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:

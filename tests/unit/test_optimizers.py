@@ -435,10 +435,11 @@ def test_a_gradient_that_is_not_finite_sits_out(optimizer, bad, caplog):
             for round_ in range(3):
                 for worker in range(3):
                     set_gradients(parameters, 10 * round_ + worker)
-                    if worker == 1:
+                    if worker == 1 and poison:
                         parameters[1].grad[2] = bad
-                    if poison or worker != 1:
-                        one.compress(worker)
+                    elif worker == 1:
+                        one.zero_grad()
+                    one.compress(worker)
                 one.step()
         assert one.participants == (0, 2)
         assert one.num_non_finite == (3 if poison else 0)
@@ -951,3 +952,23 @@ def test_half_precision_parameters_keep_a_float32_range(dtype):
     take(one, parameters, range(3, 6))
     take(other, others, range(3, 6))
     assert torch.equal(values(parameters), values(others))
+
+
+def test_a_grad_scaler_for_each_hosted_worker():
+    """One alone refuses to unscale twice before a step; a worker whose gradient is not finite sits
+    out by itself, and its scaler alone backs off."""
+    net = torch.nn.Linear(4, 2)
+    optimizer = compsgd.CompressedSGDVote(net.parameters(), lr=1e-3, num_workers=2)
+    scalers = [torch.amp.GradScaler("cpu", init_scale=1024.0) for _ in range(2)]
+    for step, participants in enumerate([(0, 1), (0,), (0, 1)]):
+        for worker, scaler in enumerate(scalers):
+            optimizer.zero_grad()
+            loss = net(torch.randn(3, 4)).square().mean()
+            scaler.scale(loss * (float("inf") if (step, worker) == (1, 1) else 1.0)).backward()
+            scaler.unscale_(optimizer)
+            optimizer.compress(worker)
+        optimizer.step()
+        for scaler in scalers:
+            scaler.update()
+        assert optimizer.participants == participants
+    assert [scaler.get_scale() for scaler in scalers] == [1024.0, 512.0]

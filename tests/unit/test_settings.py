@@ -31,6 +31,7 @@ BAD = [
     ("min_compress_numel", -1), ("exempt_1d", 0), ("start_vote_iter", -1),
     ("strict", None), ("count_usages", "no"),
     ("compile", "maybe"), ("compile", True),
+    ("check_every", -1), ("check_every", 1.5), ("verify_fraction", 1.1), ("verify_fraction", -0.1),
     ("timeout_s", 0), ("timeout_s", float("inf")), ("timeout_s", "300"),
 ]  # fmt: skip
 

@@ -189,9 +189,8 @@ class Watchdog:
         except RuntimeError:
             # The store has gone with its host, unless all leave at this moment.
             if not self._closing.wait(_GOODBYE_S):
-                is_launchers = is_launchers_store()
-                host, speaker = ("the launcher is gone", 0) if is_launchers else (_gone([0]), 1)
-                self._end(host, tell=self._rank_info.rank == speaker)
+                host = "the launcher is gone" if is_launchers_store() else _gone([0])
+                self._end(host, tell=self._speaks_for_machine())
 
     def _hold(self, roll_call: RollCall) -> None:
         """Answers, and ends this process if others do not."""
@@ -201,6 +200,12 @@ class Watchdog:
             self._end(_gone(absent), tell=self._is_speaker(roll_call, absent))
         if absent == [] and roll_call is self._urgent:
             self._all_here.set()
+
+    def _speaks_for_machine(self) -> bool:
+        """Whether this process is the one to say that the store is gone, where it runs: others are
+        out of reach. Without a launcher the store has gone with rank 0."""
+        here = self._rank_info
+        return here.local_rank == 0 or (here.rank == 1 and not is_launchers_store())
 
     def _is_speaker(self, roll_call: RollCall, absent: list[int]) -> bool:
         """Whether this process is the one to say it: the first of those who are there, unless the

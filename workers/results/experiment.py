@@ -167,8 +167,9 @@ class Experiment:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            was_there = self._writer.is_taken
             self._writer.take()
-            if not self._options.overwrite and (self.path / _CONFIG).exists():
+            if not was_there and (self.path / _CONFIG).exists():
                 raise UsageError(f"another run has made {self.path} in the meantime")
             _clear(self.path)
             self._write_config(environment)

@@ -21,13 +21,18 @@ class OneWriter:
         self._folder = folder
         self._lock = FileLock(folder / LOCK, thread_local=False)
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether this run has it."""
+        return self._lock.is_locked
+
     def take(self) -> None:
         """Returns at once; the folder must be there. Taken again, it is still taken.
 
         Raises:
             UsageError: another run has it.
         """
-        if self._lock.is_locked:
+        if self.is_taken:
             return
         try:
             self._lock.acquire(blocking=False)

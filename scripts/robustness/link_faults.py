@@ -1,0 +1,316 @@
+"""What becomes of a run over three machines when a link fails: who ends when, saying what, and
+whether the others' machines can go on with it.
+
+sudo python scripts/robustness/link_faults.py
+
+The machines are network namespaces on this one, so it needs Linux, root, and the commands ip and
+tc. Each fault hits a run of `launch.py`, and one of DistributedDataParallel with the hook. Exits
+with 1 if any row is not as it should be.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+_HERE = Path(__file__).resolve().parent
+_ROOT = _HERE.parents[1]
+sys.path.insert(0, str(_HERE.parent / "bench"))
+
+from links import INTERFACE, address, outer, run, shaped_namespaces  # noqa: E402
+
+from compsgd.workers.report.tables import format_table  # noqa: E402
+
+_NUM_RANKS, _NUM_WORKERS = 3, 6
+_PORT = 29500
+_TIMEOUT_S = 8
+# From the fault to the end of the last process.
+_LIMIT_S = _TIMEOUT_S + 10
+_OUTAGE_S = 5
+_RATE = "1gbit"
+_PATIENCE_S = 300
+_TRAINING = [
+    "--model", "mlp", "--epochs", "40", "--batch_size", "16", "--threads", "1", "--compile", "off",
+    "--num_workers", str(_NUM_WORKERS), "--timeout", str(_TIMEOUT_S), "--checkpoint_every", "20",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    Attributes:
+        name: for the table.
+        victim: the rank whose link it hits.
+        strike: makes it, in the victim's namespace.
+        heal: takes it back.
+        is_survived: whether the run is to go on as if nothing had happened.
+    """
+
+    name: str
+    victim: int
+    strike: Callable[[str, int], None]
+    heal: Callable[[str, int], None]
+    is_survived: bool = False
+
+
+def _down(name: str, rank: int) -> None:
+    run("ip", "-n", name, "link", "set", INTERFACE, "down")
+
+
+def _up(name: str, rank: int) -> None:
+    run("ip", "-n", name, "link", "set", INTERFACE, "up")
+
+
+def _outage(name: str, rank: int) -> None:
+    _down(name, rank)
+    time.sleep(_OUTAGE_S)
+    _up(name, rank)
+
+
+def _mute(name: str, rank: int) -> None:
+    """Nothing leaves any more; everything still arrives."""
+    run("tc", "-n", name, "qdisc", "replace", "dev", INTERFACE, "root", "bfifo", "limit", "1")
+
+
+def _deafen(name: str, rank: int) -> None:
+    """Nothing arrives any more; everything still leaves."""
+    run("tc", "qdisc", "replace", "dev", outer(rank), "root", "bfifo", "limit", "1")
+
+
+def _slow(name: str, rank: int) -> None:
+    shape = ("root", "tbf", "rate", "100kbit", "burst", "16kb", "latency", "50ms")
+    run("tc", "-n", name, "qdisc", "replace", "dev", INTERFACE, *shape)
+
+
+def _as_before(name: str, rank: int) -> None:
+    shape = ("root", "tbf", "rate", _RATE, "burst", "256kb", "latency", "50ms")
+    run("tc", "-n", name, "qdisc", "replace", "dev", INTERFACE, *shape)
+    run("tc", "qdisc", "replace", "dev", outer(rank), *shape)
+
+
+FAULTS = (
+    Fault("link of rank 2 down", 2, _down, _up),
+    Fault("link of rank 1 down", 1, _down, _up),
+    Fault("link of rank 0 (the store's) down", 0, _down, _up),
+    Fault("rank 2 is not heard", 2, _mute, _as_before),
+    Fault("rank 2 hears nothing", 2, _deafen, _as_before),
+    Fault("rank 0 (the store's) is not heard", 0, _mute, _as_before),
+    Fault(f"link of rank 1 down for {_OUTAGE_S} s", 1, _outage, _up, is_survived=True),
+    Fault("link of rank 2 at 100 kbit/s", 2, _slow, _as_before),
+)
+
+
+@dataclass
+class Ended:
+    """How a rank ended: after how long, with which exit code, and its last line."""
+
+    seconds: float
+    exit_code: int
+    line: str
+
+
+class Machines:
+    """Three namespaces, in which ranks are started."""
+
+    def __init__(self, names: Sequence[str], folder: Path) -> None:
+        self._names = names
+        self._folder = folder
+        self._port = _PORT
+
+    def strike(self, fault: Fault) -> None:
+        fault.strike(self._names[fault.victim], fault.victim)
+
+    def heal(self, fault: Fault) -> None:
+        fault.heal(self._names[fault.victim], fault.victim)
+
+    @contextlib.contextmanager
+    def started(
+        self, command: Sequence[str], machines: Sequence[int]
+    ) -> "Iterator[list[subprocess.Popen[bytes]]]":
+        """A rank on each of these machines, in this order; none outlives the context."""
+        self._port += 1
+        processes = []
+        try:
+            for rank, machine in enumerate(machines):
+                variables = {
+                    "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(len(machines)),
+                    "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": address(machines[0]),
+                    "MASTER_PORT": str(self._port), "GLOO_SOCKET_IFNAME": INTERFACE,
+                    "OMP_NUM_THREADS": "1",
+                }  # fmt: skip
+                with self._log(machine).open("wb") as log:
+                    processes.append(
+                        subprocess.Popen(
+                            ["ip", "netns", "exec", self._names[machine], sys.executable, *command],
+                            env=os.environ | variables,
+                            cwd=_ROOT,
+                            stdout=log,
+                            stderr=log,
+                        )
+                    )
+            yield processes
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+    def ends(
+        self,
+        processes: "Sequence[subprocess.Popen[bytes]]",
+        machines: Sequence[int],
+        since: float,
+        limit_s: float,
+    ) -> list[Ended | None]:
+        """By rank, on these machines; None for one that is still there after the limit."""
+        found: list[Ended | None] = [None] * len(processes)
+        while None in found and time.monotonic() - since < limit_s:
+            for rank, process in enumerate(processes):
+                if found[rank] is None and process.poll() is not None:
+                    seconds = time.monotonic() - since
+                    found[rank] = Ended(seconds, process.returncode, self.last_line(machines[rank]))
+            time.sleep(0.05)
+        return found
+
+    def last_line(self, machine: int) -> str:
+        """That it ends with; torch has warnings of its own behind it."""
+        lines = self._log(machine).read_text(errors="replace").split("\n")
+        said = [line for line in lines if line.strip()]
+        errors = [line for line in said if line.startswith(("Error", "RuntimeError"))]
+        return next(reversed(errors or said), "")
+
+    def _log(self, machine: int) -> Path:
+        return self._folder / f"{machine}.log"
+
+
+class Training:
+    """Runs of `launch.py`, and whether they end as one that nothing happened to."""
+
+    name = "launch.py"
+
+    def __init__(self, machines: Machines, folder: Path) -> None:
+        self._machines = machines
+        self._folder = folder
+        self._whole: dict[str, str] | None = None
+
+    def command(self, name: str, *more: str) -> list[str]:
+        where = ["--log_dir", str(self._folder), "--exp_name", name]
+        return ["launch.py", *_TRAINING, *where, *more]
+
+    def is_training(self, name: str) -> bool:
+        return (self._folder / name / "checkpoint").exists() and any(
+            (self._folder / name / "checkpoint").iterdir()
+        )
+
+    def goes_on(self, name: str, machines: Sequence[int]) -> str:
+        """Resumes on these machines."""
+        with self._machines.started(self.command(name, "--resume"), machines) as processes:
+            ended = self._machines.ends(processes, machines, time.monotonic(), _PATIENCE_S)
+        if any(one is None or one.exit_code for one in ended):
+            return f"FAILED: {next((one.line for one in ended if one and one.exit_code), 'hangs')}"
+        return self.verdict(name)
+
+    def verdict(self, name: str) -> str:
+        return "the same weights" if self._weights(name) == self._reference() else "OTHER WEIGHTS"
+
+    def _reference(self) -> dict[str, str]:
+        if self._whole is None:
+            with self._machines.started(self.command("whole"), [0]) as processes:
+                self._machines.ends(processes, [0], time.monotonic(), _PATIENCE_S)
+            self._whole = self._weights("whole")
+        return self._whole
+
+    def _weights(self, name: str) -> dict[str, str]:
+        cells = json.loads((self._folder / name / "result.json").read_text())["cells"]
+        return {str(cell["lr"]): cell["weights_sha256"] for cell in cells}
+
+
+class Hook:
+    """Runs of a DistributedDataParallel with the hook, which keep nothing to go on with."""
+
+    name = "DDP hook"
+
+    def __init__(self, machines: Machines, folder: Path) -> None:
+        self._folder = folder
+
+    def command(self, name: str) -> list[str]:
+        script = _HERE / "link_faults_ddp.py"
+        return [str(script), str(_TIMEOUT_S), str(self._folder / name)]
+
+    def is_training(self, name: str) -> bool:
+        return (self._folder / name).exists()
+
+    def goes_on(self, name: str, machines: Sequence[int]) -> str:
+        return "-"
+
+    def verdict(self, name: str) -> str:
+        return "ended as usual"
+
+
+def _hit(machines: Machines, client: "Training | Hook", fault: Fault, number: int) -> list[str]:
+    """A row: one fault in one run."""
+    name = f"{client.name.replace(' ', '_')}_{number}"
+    with machines.started(client.command(name), range(_NUM_RANKS)) as processes:
+        deadline = time.monotonic() + _PATIENCE_S
+        while not client.is_training(name):
+            if time.monotonic() > deadline or any(one.poll() is not None for one in processes):
+                return [fault.name, client.name, f"NEVER TRAINED: {machines.last_line(0)}", "", ""]
+            time.sleep(0.1)
+        since = time.monotonic()
+        machines.strike(fault)
+        limit_s = _PATIENCE_S if fault.is_survived else _LIMIT_S
+        ended = machines.ends(processes, range(_NUM_RANKS), since, limit_s)
+    machines.heal(fault)
+    times = ", ".join("STILL THERE" if one is None else f"{one.seconds:.1f}" for one in ended)
+    words = "; ".join(dict.fromkeys(one.line[:110] for one in ended if one and one.exit_code))
+    if fault.is_survived:
+        is_fine = all(one is not None and one.exit_code == 0 for one in ended)
+        after = client.verdict(name) if is_fine else "DID NOT GO ON"
+    elif all(one is not None and one.exit_code == 0 for one in ended):
+        after = client.verdict(name)
+    else:
+        after = client.goes_on(name, [rank for rank in range(_NUM_RANKS) if rank != fault.victim])
+    return [fault.name, client.name, times, words, after]
+
+
+_BAD = ("STILL THERE", "NEVER TRAINED", "OTHER WEIGHTS", "DID NOT", "FAILED", "Traceback")
+
+
+def _is_bad(row: Sequence[str]) -> bool:
+    return any(word in cell for cell in row for word in _BAD)
+
+
+@click.command()
+@click.option("--only", type=click.Choice(["launch.py", "hook"]), default=None)
+@click.option("--faults", default=len(FAULTS), show_default=True, help="So many of the faults.")
+def main(only: str | None, faults: int) -> None:
+    """Prints a row for each fault and client."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, shaped_namespaces(_NUM_RANKS, _RATE) as names:
+        machines = Machines(names, Path(folder))
+        clients: list[Training | Hook] = []
+        if only != "hook":
+            clients.append(Training(machines, Path(folder)))
+        if only != "launch.py":
+            clients.append(Hook(machines, Path(folder)))
+        for client in clients:
+            for number, fault in enumerate(FAULTS[:faults]):
+                rows.append(_hit(machines, client, fault, number))
+                click.echo(" | ".join(rows[-1]))
+    head = ["fault", "client", "ranks ended after s", "saying", "on the other machines"]
+    click.echo(format_table(head, rows))
+    bad = sum(map(_is_bad, rows))
+    click.echo(f"{len(rows) - bad} of {len(rows)} as they should be")
+    if bad:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
