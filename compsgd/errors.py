@@ -1,8 +1,5 @@
 """The errors of the library: one base, and a kind for each of who can mend it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 
 class CompsgdError(Exception):
     """Base of all errors of compsgd; the message says what is wrong, where, and what to do.
@@ -76,12 +73,3 @@ class PeerError(CompsgdError, RuntimeError):
         >>> issubclass(CollectiveError, compsgd.PeerError)
         True
     """
-
-
-@contextmanager
-def naming(who: str) -> Iterator[None]:
-    """Errors of what another process has sent say who it was."""
-    try:
-        yield
-    except (DamagedDataError, PeerError) as error:
-        raise type(error)(f"{who}: {error}") from error

@@ -17,12 +17,12 @@ from compsgd.codec.base import CodecSpec
 from compsgd.codec.compiling import Work, choose
 from compsgd.codec.registry import codec_for
 from compsgd.codec.wire import RoundFormat, WireFormat
-from compsgd.errors import DamagedDataError, PeerError, SettingError, naming
+from compsgd.errors import DamagedDataError, PeerError, SettingError
 from compsgd.gradient import Gradient
 from compsgd.layout import FlatLayout, Span, Voters, Workspace, shard_span, voters_within
 from compsgd.rng import BREAK_TIE, BREAK_ZERO, BitStream, derive_key
 from compsgd.settings import VoteSettings
-from compsgd.voting.ballot import BallotBox, BallotHeader, header_num_bytes, voters_of
+from compsgd.voting.ballot import BallotBox, BallotHeader, header_num_bytes, naming, voters_of
 from compsgd.voting.encoder import Encoder
 from compsgd.voting.exchange import Exchange
 

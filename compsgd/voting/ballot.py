@@ -8,14 +8,15 @@ that were packed otherwise would unpack to a wrong gradient without a sign.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from compsgd.codec.wire import RoundFormat
-from compsgd.errors import DamagedDataError, PeerError, SettingError, naming
+from compsgd.errors import DamagedDataError, PeerError, SettingError
 from compsgd.layout import FlatLayout, Voters
 from compsgd.voting.exchange import Exchange
 
@@ -133,6 +134,15 @@ def voters_of(headers: Sequence[BallotHeader], layout: FlatLayout) -> list[Voter
         for i in range(len(layout.spans))
     ]
     return [Voters(span, workers) for workers, span in layout.labelled_spans(labels) if workers]
+
+
+@contextmanager
+def naming(sender: str) -> Iterator[None]:
+    """Errors of what another process has sent say who it was."""
+    try:
+        yield
+    except (DamagedDataError, PeerError) as error:
+        raise type(error)(f"{sender}: {error}") from error
 
 
 class BallotBox:

@@ -11,6 +11,7 @@ with 1 if any row is not as it should be.
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ _PORT = 29500
 _TIMEOUT_S = 8
 # From the fault to the end of the last process.
 _LIMIT_S = _TIMEOUT_S + 10
-_OUTAGE_S = 5
+_OUTAGE_S, _SLOW_S = 5, 20
 _RATE = "1gbit"
 _PATIENCE_S = 300
 _TRAINING = [
@@ -85,9 +86,11 @@ def _deafen(name: str, rank: int) -> None:
     run("tc", "qdisc", "replace", "dev", outer(rank), "root", "bfifo", "limit", "1")
 
 
-def _slow(name: str, rank: int) -> None:
+def _slow_for_a_while(name: str, rank: int) -> None:
     shape = ("root", "tbf", "rate", "100kbit", "burst", "16kb", "latency", "50ms")
     run("tc", "-n", name, "qdisc", "replace", "dev", INTERFACE, *shape)
+    time.sleep(_SLOW_S)
+    _as_before(name, rank)
 
 
 def _as_before(name: str, rank: int) -> None:
@@ -104,7 +107,13 @@ FAULTS = (
     Fault("rank 2 hears nothing", 2, _deafen, _as_before),
     Fault("rank 0 (the store's) is not heard", 0, _mute, _as_before),
     Fault(f"link of rank 1 down for {_OUTAGE_S} s", 1, _outage, _up, is_survived=True),
-    Fault("link of rank 2 at 100 kbit/s", 2, _slow, _as_before),
+    Fault(
+        f"link of rank 2 at 100 kbit/s for {_SLOW_S} s",
+        2,
+        _slow_for_a_while,
+        _as_before,
+        is_survived=True,
+    ),
 )
 
 
@@ -183,7 +192,7 @@ class Machines:
         """That it ends with; torch has warnings of its own behind it."""
         lines = self._log(machine).read_text(errors="replace").split("\n")
         said = [line for line in lines if line.strip()]
-        errors = [line for line in said if line.startswith(("Error", "RuntimeError"))]
+        errors = [line for line in said if re.match(r"(\[rank\d\]: )?\w*Error: ", line)]
         return next(reversed(errors or said), "")
 
     def _log(self, machine: int) -> Path:
