@@ -78,7 +78,7 @@ class AdamW(RoundOptimizer):
         ...     weights.grad = torch.tensor(gradient)
         ...     optimizer.compress(worker)
         >>> optimizer.step()
-        >>> weights.tolist()
+        >>> [round(weight, 6) for weight in weights.tolist()]
         [-0.5, 0.5]
     """
 
