@@ -91,6 +91,7 @@ def test_an_error_on_one_rank():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LevelAggregator, "aggregate", failing)
+        alone.zero_grad()
         # torch makes an error of its own of what a future holds.
         with pytest.raises(Exception, match="out of something"):
             loss_of(alone, 0, 1).backward()
