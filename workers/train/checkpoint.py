@@ -222,7 +222,9 @@ def _write_parts(folder: Path, contents: Mapping[str, State]) -> State:
     """Writes the parts; name to size and digest."""
     written: State = {}
     with _write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        # The experiment's own folder is there, unless somebody has removed it.
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         try:
             for name, state in contents.items():
                 buffer = io.BytesIO()
@@ -255,6 +257,11 @@ def _sync(folder: Path) -> None:
 def _write_errors(path: Path) -> Any:
     try:
         yield
+    except FileNotFoundError as error:
+        raise RunError(
+            f"cannot write the checkpoint to {path}: its folder has been removed or moved during "
+            "the run"
+        ) from error
     except OSError as error:
         raise RunError(
             f"cannot write the checkpoint to {path}: {error.strerror}; the one before is kept"
