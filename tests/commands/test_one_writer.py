@@ -8,7 +8,7 @@ from command_line import run
 from processes import started_command
 
 from compsgd.workers.failures import UsageError
-from compsgd.workers.results.one_writer import OneWriter
+from compsgd.workers.results.one_writer import LOCK, OneWriter
 
 SHORT = ["--model", "mlp", "--epochs", "1", "--batch_size", "256", "--num_workers", "2",
          "--threads", "1", "--compile", "off"]  # fmt: skip
@@ -29,8 +29,11 @@ def train(folder, *args):
 
 
 def files_of(folder):
+    """All but the lock itself."""
     return {
-        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != LOCK
     }
 
 

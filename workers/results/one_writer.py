@@ -48,5 +48,7 @@ class OneWriter:
             )  # fmt: skip
 
     def release(self) -> None:
-        """Others may have it."""
-        self._lock.release()
+        """Others may have it; nothing of it is left in the folder."""
+        if self.is_taken:
+            (self._folder / LOCK).unlink(missing_ok=True)
+            self._lock.release()
