@@ -117,6 +117,7 @@ def trace_hook() -> Trace:
     register_vote_hook(ddp, scale="mean_abs", compile="native")
     for _ in range(2):
         ddp(torch.ones(2, 20)).sum().backward()
+        ddp.zero_grad()
     found.functions.clear()
     found.depth = 0
     output = ddp(torch.ones(2, 20)).sum()

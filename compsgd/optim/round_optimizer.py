@@ -279,19 +279,22 @@ class RoundOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._refresh()
-        self._compare_at_start()
+        if not self._is_compared:
+            self._compare_at_start()
         self._see_who_compressed()
         outcomes = {
             name: share.aggregator.aggregate(self.round) for name, share in self._shares.items()
         }
-        facts = self._facts_of(outcomes)
+        is_compared = is_due(self.round, self._check_every)
+        facts = self._facts_of(outcomes) if is_compared else {}
         self._note_participation(outcomes)
         if self.probe is not None:
             self.probe(outcomes[_MAIN])
         for name, share in self._shares.items():
             usage = self._usage if name == _MAIN else None
             share.move(outcomes[name], self._step_sizes(name), usage)
-        self._compare(facts)
+        if is_compared:
+            self._compare(facts)
         self._end_round()
         return loss
 
@@ -557,19 +560,21 @@ class RoundOptimizer(torch.optim.Optimizer):
         Raises:
             PeerError: on every process alike, naming what differs and where.
         """
-        if self._is_compared or self.exchange.num_processes == 1:
-            return
         self._is_compared = True
+        if self.exchange.num_processes == 1:
+            return
         shared = self.settings.shared()
         settings = {name: repr(shared[name]) for name in self.known_settings if name in shared}
         kind = {"the optimizer": type(self).__name__, "the number of steps": str(self.round)}
         self.exchange.compare(kind | settings | facts_of_model(self._parameters))
 
+    @functools.cached_property
+    def _check_every(self) -> int:
+        """Rounds between comparisons; 0 for none, as where there is nobody to compare with."""
+        return self.settings.check_every if self.exchange.num_processes > 1 else 0
+
     def _facts_of(self, outcomes: Mapping[str, Outcome]) -> dict[str, str]:
-        """What the processes compare of this round, if it is one in which they do."""
-        is_alone = self.exchange.num_processes == 1
-        if is_alone or not is_due(self.round, self.settings.check_every):
-            return {}
+        """What the processes compare of this round."""
         facts: dict[str, str] = {}
         for name, outcome in outcomes.items():
             of_share = facts_of(outcome, self.exchange, self.round)
@@ -579,9 +584,8 @@ class RoundOptimizer(torch.optim.Optimizer):
 
     def _compare(self, facts: dict[str, str]) -> None:
         """Raises PeerError on every process alike, naming what differs and where."""
-        if facts:
-            weights = {f"the weights after round {self.round}": digest(self._parameters)}
-            self.exchange.compare(facts | weights)
+        weights = {f"the weights after round {self.round}": digest(self._parameters)}
+        self.exchange.compare(facts | weights)
 
     def _note_participation(self, outcomes: Mapping[str, Outcome]) -> None:
         """Reports the first gradient that is not finite, counts all; with strict, raises."""
