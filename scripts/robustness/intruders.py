@@ -236,6 +236,8 @@ def plan(has_namespaces: bool) -> Sequence[tuple[str, str]]:
               help="Only these.")  # fmt: skip
 def main(connections: int, victims: tuple[str, ...]) -> None:
     """Prints what was attempted, and what came of it."""
+    # Ended from outside, it still ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     has_namespaces = os.geteuid() == 0
     if not has_namespaces:
         click.echo("another network namespace needs root: the intruder is on this machine only")
@@ -243,7 +245,9 @@ def main(connections: int, victims: tuple[str, ...]) -> None:
     with namespaces() if has_namespaces else contextlib.nullcontext():
         for name, place in plan(has_namespaces):
             if not victims or name in victims:
-                rows += intrude(name, place, connections, has_namespaces)
+                for row in intrude(name, place, connections, has_namespaces):
+                    click.echo(f"{', '.join(row.cells())}", err=True)
+                    rows.append(row)
     heads = ["run", "intruder on", "what", "connections", "accepted", "let into the store",
              "code run", "the run"]  # fmt: skip
     click.echo(format_table(heads, [row.cells() for row in rows]))
