@@ -24,6 +24,8 @@ CONNECT_S = 2.0
 HELD_AT_MOST = 400
 # How a client of torch's store begins: it says who it is. What follows has a kind and lengths.
 GREETING = struct.pack("<BI", 0, 0x3C85F7CE)
+PING = struct.pack("<BI", 13, 77)
+ANSWER_S = 0.5
 NUM_REQUESTS = 20
 # What is announced and never comes, or cannot be.
 LENGTHS = (0, 1, 255, 2**31, 2**32 + 1, 2**63, 2**64 - 1)
@@ -86,10 +88,11 @@ class Intruder:
                 store.set(key.removeprefix("/"), code)
 
     @contextlib.contextmanager
-    def _connected(self):
-        address = self.address, self.draw.choice(self.ports)
+    def _connected(self, port: int | None = None):
+        """To any of the ports, if none is given."""
         try:
-            connection = socket.create_connection(address, CONNECT_S)
+            port = port or self.draw.choice(self.ports)
+            connection = socket.create_connection((self.address, port), CONNECT_S)
         except OSError:
             self.seen["refused"] += 1
             yield None
@@ -101,26 +104,43 @@ class Intruder:
 
     @contextlib.contextmanager
     def _store(self):
+        """A client of the store, if one of the ports is a store's."""
         import torch.distributed as dist
 
-        # torch tries again for a while; an intruder knows at once that nobody listens there.
-        with self._connected() as connection:
-            is_open = connection is not None
+        port = self._find_store()
+        if port is None:
+            yield None
+            return
         try:
-            port = self.draw.choice(self.ports)
-            store = is_open and dist.TCPStore(
+            store = dist.TCPStore(
                 self.address, port, is_master=False, timeout=STORE_TIMEOUT, wait_for_workers=False
             )
-            self.seen["let into the store"] += bool(store)
-            yield store or None
+            self.seen["let into the store"] += 1
+            yield store
         except RuntimeError:
-            self.seen["no store"] += 1
+            self.seen["shut out of the store"] += 1
+
+    def _find_store(self) -> int | None:
+        """The one that answers a ping as torch's store does, tried one after the other."""
+        for port in self.ports:
+            with self._connected(port) as connection:
+                if connection is not None and is_store(connection):
+                    return port
+        return None
 
     def _bytes(self) -> bytes:
         if self.draw.random() < 0.5:
             return self.draw.randbytes(self.draw.randrange(1, 4096))
         request = struct.pack("<BQ", self.draw.randrange(NUM_REQUESTS), self.draw.choice(LENGTHS))
         return GREETING + request + self.draw.randbytes(self.draw.randrange(64))
+
+
+def is_store(connection: socket.socket) -> bool:
+    connection.settimeout(ANSWER_S)
+    with contextlib.suppress(OSError):
+        connection.sendall(GREETING + PING)
+        return connection.recv(4) == PING[1:]
+    return False
 
 
 class _Code:
