@@ -54,6 +54,7 @@ READ_AFTER_S = 12.0
 GOES_ON_S = 60.0
 END_S = 60.0
 INTRUSION_S = 900.0
+GOES_ON = "goes on"
 ABROAD, HERE = "another machine", "this machine"
 
 
@@ -81,11 +82,17 @@ class Row:
 
 
 class Victim:
-    """A run that trains until it is asked to end."""
+    """A run that trains until it is asked to end.
+
+    Attributes:
+        namespace: where it runs; None for this one.
+        canary: a file that is there as soon as it has run an intruder's code.
+    """
 
     def __init__(self, name: str, folder: Path, namespace: str | None) -> None:
         self._log = folder / "log"
-        self._namespace = namespace
+        self.canary = folder / "canary"
+        self.namespace = namespace
         reachable = {} if namespace is None else {"GLOO_SOCKET_IFNAME": INTERFACE}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -115,7 +122,7 @@ class Victim:
     def ports(self) -> list[int]:
         """On which anything of it listens, whatever the address."""
         shown = subprocess.run(
-            inside(self._namespace, ["ss", "-Hltnp"]), capture_output=True, text=True, check=True
+            inside(self.namespace, ["ss", "-Hltnp"]), capture_output=True, text=True, check=True
         ).stdout
         own = {self.process.pid, *descendants(self.process.pid)}
         return sorted(
@@ -177,22 +184,34 @@ def ip(*arguments: str) -> None:
 
 def intrude(name: str, place: str, connections: int, has_namespaces: bool) -> Iterator[Row]:
     """All kinds, one after the other, against a run that is started anew where it has ended."""
-    for kind in KINDS:
-        count = max(1, round(connections * SHARES[kind]))
-        with tempfile.TemporaryDirectory(prefix="compsgd_intruders_") as folder:
-            victim = Victim(name, Path(folder), VICTIM if has_namespaces else None)
-            try:
-                yield one_kind(victim, name, place, kind, count, Path(folder) / "canary")
-            finally:
-                victim.kill()
+    with contextlib.ExitStack() as stack:
+        victim: Victim | None = None
+        for kind in KINDS:
+            count = max(1, round(connections * SHARES[kind]))
+            if victim is None:
+                victim = stack.enter_context(started(name, has_namespaces))
+            row = one_kind(victim, name, place, kind, count)
+            yield row
+            if row.outcome != GOES_ON:
+                victim = None
 
 
-def one_kind(victim: Victim, name: str, place: str, kind: str, count: int, canary: Path) -> Row:
-    if not victim.goes_on(START_S):
-        raise click.ClickException(f"{name} does not train:\n{victim.text()[-3000:]}")
-    namespace = None if victim._namespace is None else INTRUDER if place == ABROAD else VICTIM
+@contextlib.contextmanager
+def started(name: str, has_namespaces: bool) -> Iterator[Victim]:
+    with tempfile.TemporaryDirectory(prefix="compsgd_intruders_") as folder:
+        victim = Victim(name, Path(folder), VICTIM if has_namespaces else None)
+        try:
+            if not victim.goes_on(START_S):
+                raise click.ClickException(f"{name} does not train:\n{victim.text()[-3000:]}")
+            yield victim
+        finally:
+            victim.end()
+
+
+def one_kind(victim: Victim, name: str, place: str, kind: str, count: int) -> Row:
+    namespace = None if victim.namespace is None else INTRUDER if place == ABROAD else VICTIM
     address = ADDRESS if place == ABROAD else LOOPBACK
-    command = [sys.executable, INTRUSIONS, kind, address, str(canary), str(count)]
+    command = [sys.executable, INTRUSIONS, kind, address, str(victim.canary), str(count)]
     done = subprocess.run(
         inside(namespace, [*command, *map(str, victim.ports())]),
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True,
@@ -201,19 +220,18 @@ def one_kind(victim: Victim, name: str, place: str, kind: str, count: int, canar
     if kind == "pickles":
         time.sleep(READ_AFTER_S)
     went_on = victim.goes_on(GOES_ON_S)
-    victim.end()
-    seen = Counter(json.loads(done.stdout))
-    return judged(name, place, kind, seen, canary.exists(), went_on, victim)
+    if not went_on:
+        victim.end()
+    return judged(name, place, kind, Counter(json.loads(done.stdout)), went_on, victim)
 
 
 def judged(
-    name: str, place: str, kind: str, seen: Counter[str], ran_code: bool, went_on: bool,
-    victim: Victim,
-) -> Row:  # fmt: skip
-    text = victim.text()
+    name: str, place: str, kind: str, seen: Counter[str], went_on: bool, victim: Victim
+) -> Row:
+    text, ran_code = victim.text(), victim.canary.exists()
     has_traceback = "Traceback" in text
     ours = [line for line in text.splitlines() if line.startswith("Error: ")]
-    outcome = "goes on" if went_on else ours[0] if ours else "ended"
+    outcome = GOES_ON if went_on else ours[0] if ours else "ended"
     # Whoever writes into the store of a run may end it, but no more than that.
     is_harmless = went_on or (kind in ("forged keys", "pickles") and bool(ours))
     is_reached = place == ABROAD and seen["accepted"] > 0
