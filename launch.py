@@ -4,14 +4,17 @@ torchrun --nproc_per_node 4 launch.py OPTIONS
 python launch.py --num_workers 4 OPTIONS
 """
 
-import signal
+from collections.abc import Callable
+from functools import partial
 
-# Importing takes seconds: Ctrl-C is to end it then too, but not by a traceback out of torch.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+from compsgd.startup import run_command
 
-from compsgd.workers.commands.cli import execute, launch  # noqa: E402
 
-signal.signal(signal.SIGINT, signal.default_int_handler)
+def load() -> Callable[[], object]:
+    from compsgd.workers.commands.cli import execute, launch
+
+    return partial(execute, launch, "launch.py")
+
 
 if __name__ == "__main__":
-    execute(launch, "launch.py")
+    run_command(load)

@@ -47,17 +47,16 @@ def main(
 
 def draw_first_run(path: Path, epochs: int) -> None:
     """Test accuracy against bytes sent, of the README's first run."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     with tempfile.TemporaryDirectory() as folder:
         settings = ["--epochs", str(epochs), "--log_dir", folder, "--exp_name", "first_run"]
         finished = subprocess.run(
-            [*torchrun, "--nproc_per_node", "4", str(ROOT / "launch.py"), *settings],
+            [sys.executable, str(ROOT / "launch.py"), "--num_workers", "4", *settings],
             check=False,
             capture_output=True,
             text=True,
         )
         if finished.returncode:
-            raise click.ClickException(f"torchrun failed:\n{finished.stdout}{finished.stderr}")
+            raise click.ClickException(f"launch.py failed:\n{finished.stdout}{finished.stderr}")
         shutil.copyfile(Path(folder) / "first_run" / "test_acc_by_bytes.png", path)
 
 

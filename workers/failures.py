@@ -1,4 +1,6 @@
-"""The two ways a run ends badly, as the command reports them: one line and an exit code."""
+"""The ways a run ends badly, as the command reports them: one line and an exit code."""
+
+import signal
 
 import click
 
@@ -12,4 +14,29 @@ class RunError(click.ClickException):
 
 
 class InterruptedRunError(RunError):
-    """A signal has ended the run, on all processes after the same round."""
+    """A signal has ended the run, on all processes after the same round.
+
+    Attributes:
+        number: of the signal; None where another process has got it, and not this one.
+    """
+
+    def __init__(self, message: str, number: int | None) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Interruption(KeyboardInterrupt):
+    """A signal where a run cannot stop in order.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def interrupted_exit_code(number: int | None = signal.SIGINT) -> int:
+    """As a shell has it for this signal: 130 for Ctrl-C, 143 for SIGTERM; 1 for None."""
+    return 1 if number is None else 128 + number

@@ -4,18 +4,23 @@ Whoever reaches its port can write into it, so what it says is taken for nothing
 mark, and what cannot be one counts for nothing.
 """
 
+import errno
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, TimeoutError
 from datetime import timedelta
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from compsgd.comm.group.hosted_store import host_store
 from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.group.worker_thread import WorkerThread
 from compsgd.errors import PeerError
+
+log = logging.getLogger("compsgd")
 
 # A launcher's store is there before the processes are; rank 0 may take its time to start.
 _LAUNCHERS_TIMEOUT_S = 5.0
@@ -122,8 +127,8 @@ def open_store(rank_info: RankInfo) -> Store:
     is_launchers = is_launchers_store()
     timeout = timedelta(seconds=_LAUNCHERS_TIMEOUT_S if is_launchers else _TIMEOUT_S)
     try:
-        found = rendezvous("env://", rank_info.rank, rank_info.world_size, timeout=timeout)
-        store, _, _ = next(iter(found))
+        hosted = None if is_launchers or rank_info.rank else _host(rank_info, timeout)
+        store = hosted or _found(rank_info, timeout)
     except RuntimeError as error:
         host = "the launcher is gone" if is_launchers else "rank 0 cannot be reached"
         raise StoreError(
@@ -131,3 +136,21 @@ def open_store(rank_info: RankInfo) -> Store:
         ) from error
     opened: Store = PrefixStore(f"compsgd attempt {rank_info.attempt}", store)
     return opened
+
+
+def _host(rank_info: RankInfo, timeout: timedelta) -> Any:
+    """Rank 0's store, for the address by which the others know it; None if that is a name that
+    others give to this machine: torch then listens on all of its own."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        return host_store(address, port, rank_info.world_size, timeout)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise RuntimeError(str(error)) from error
+        log.warning("%s is no address of this machine: the store listens on all of them", address)
+        return None
+
+
+def _found(rank_info: RankInfo, timeout: timedelta) -> Any:
+    found = rendezvous("env://", rank_info.rank, rank_info.world_size, timeout=timeout)
+    return next(iter(found))[0]

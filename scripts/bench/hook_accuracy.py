@@ -19,12 +19,12 @@ import click
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm import register_vote_hook
 from compsgd.workers.data.datasets import load_dataset
 from compsgd.workers.data.splits import Dataset
+from compsgd.workers.launch.spawning import start_processes
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.train.models import IMAGE_MODELS, build_model
 
@@ -92,8 +92,8 @@ def train(data: Dataset, model_name: str, hook: str, optimizer_name: str, epochs
 
 
 def all_runs(dataset: str, root: Path, model: str, epochs: int, batch_size: int,
-             seeds: int) -> dict[tuple[str, str], list[float]]:  # fmt: skip
-    """On every rank, by optimizer and hook, the accuracies of all seeds."""
+             seeds: int) -> list[tuple[str, str, list[float]]]:  # fmt: skip
+    """On every rank, of each optimizer and hook, the accuracies of all seeds."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     dist.init_process_group("gloo", timeout=timedelta(minutes=30))
@@ -101,13 +101,13 @@ def all_runs(dataset: str, root: Path, model: str, epochs: int, batch_size: int,
         load_dataset(dataset, root, download=True)
     dist.barrier()
     data = load_dataset(dataset, root, download=False)
-    found = {
-        (optimizer, hook): [
+    found = [
+        (optimizer, hook, [
             train(data, model, hook, optimizer, epochs, batch_size, seed) for seed in range(seeds)
-        ]
+        ])
         for optimizer in OPTIMIZERS
         for hook in HOOKS
-    }
+    ]  # fmt: skip
     dist.destroy_process_group()
     return found
 
@@ -130,12 +130,9 @@ def main(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     columns = {}
     for dataset in datasets:
-        config = LaunchConfig(
-            1, 1, num_processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-            max_restarts=0, start_method="spawn",
-        )  # fmt: skip
-        run = elastic_launch(config, all_runs)
-        columns[dataset] = run(dataset, dataset_root, model, epochs, batch_size, seeds)[0]
+        args = dataset, dataset_root, model, epochs, batch_size, seeds
+        found = start_processes(num_processes, all_runs, *args)[0]
+        columns[dataset] = {(optimizer, hook): values for optimizer, hook, values in found}
     rows = [
         [optimizer, hook, *(f"{statistics.mean(c[optimizer, hook]):.2f}" for c in columns.values())]
         for optimizer in OPTIMIZERS

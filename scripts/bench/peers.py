@@ -27,7 +27,6 @@ import torch
 import torch.distributed as dist
 from step import fp16, powersgd, report
 from torch import Tensor, nn
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 import compsgd
@@ -35,6 +34,7 @@ from compsgd.comm import Collectives, Ledger, build_exchange
 from compsgd.comm.traffic.ledger import Purpose
 from compsgd.workers.bench.timing import machine, time_beside_copies
 from compsgd.workers.commands.spreading import SpreadingCommand
+from compsgd.workers.launch.spawning import start_processes
 from compsgd.workers.report.tables import format_table
 
 _SCALE = 1e-3
@@ -259,12 +259,8 @@ def measure_exchanges(numel: int, repeats: int) -> dict[str, float]:
 
 
 def distributed_part(numel: int, num_processes: int, repeats: int) -> None:
-    config = LaunchConfig(
-        1, 1, num_processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-        max_restarts=0, start_method="spawn",
-    )  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    found = elastic_launch(config, measure_exchanges)(numel, repeats)[0]
+    found = start_processes(num_processes, measure_exchanges, numel, repeats)[0]
     unit = found["float32 all_reduce"]
     rows = [
         [name, f"{median_ms:.1f}", f"{unit / median_ms:.2f}x"]

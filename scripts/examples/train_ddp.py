@@ -75,14 +75,34 @@ def train_epoch(
     return total / len(loader)
 
 
-def save(path: Path, saved: dict[str, object], state: VoteState | None) -> None:
+def save(
+    path: Path, saved: dict[str, object], state: VoteState | None, device: torch.device
+) -> None:
     """One file of all ranks: each has a range of its own for its votes."""
-    votes = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(None if state is None else state.state_dict(), votes)
-    if votes is not None:
+    votes = None if state is None else votes_of_all(state, device)
+    if dist.get_rank() == 0:
         written = path.with_suffix(".new")
         torch.save(saved | {"votes": votes}, written)
         written.replace(path)
+
+
+def votes_of_all(state: VoteState, device: torch.device) -> list[dict[str, Any]]:
+    """The state_dicts by rank, on rank 0; they differ in the tensors of their memory only. What is
+    gathered are tensors: gather_object unpickles what others send, and that may run anything."""
+    own = state.state_dict()
+    memory = {name: gather(values.to(device)) for name, values in own["memory"].items()}
+    return [
+        own | {"memory": {name: ranks[rank].cpu() for name, ranks in memory.items()}}
+        for rank in range(dist.get_world_size() if dist.get_rank() == 0 else 0)
+    ]
+
+
+def gather(values: torch.Tensor) -> list[torch.Tensor]:
+    """Those of all ranks, on rank 0."""
+    is_here = dist.get_rank() == 0
+    found = [torch.empty_like(values) for _ in range(dist.get_world_size())] if is_here else []
+    dist.gather(values, found or None)
+    return found
 
 
 def load(path: Path, parts: dict[str, Any], state: VoteState | None, device: torch.device) -> int:
@@ -93,7 +113,7 @@ def load(path: Path, parts: dict[str, Any], state: VoteState | None, device: tor
     for name, part in parts.items():
         part.load_state_dict(saved[name])
     votes = saved["votes"]
-    if state is not None and votes[0] is not None:
+    if state is not None and votes is not None:
         # A rank that was not there before starts with a range that has seen nothing.
         fresh = votes[0] | {"memory": None}
         state.load_state_dict((votes + [fresh] * dist.get_world_size())[dist.get_rank()])
@@ -155,7 +175,7 @@ def main(
         loss = train_epoch(ddp, loader, optimizer, device)
         schedule.step()
         saved = {name: part.state_dict() for name, part in parts.items()}
-        save(checkpoint, {"epoch": epoch + 1} | saved, state)
+        save(checkpoint, {"epoch": epoch + 1} | saved, state, device)
         if rank == 0:
             print(f"epoch {epoch + 1}: loss {loss:.4f}, {time.perf_counter() - began:.1f} s",
                   flush=True)  # fmt: skip

@@ -2,7 +2,8 @@
 
 python scripts/robustness/soak.py --runs 200
 
-What happens to a run, and when, is drawn from --seed: a worker or its launcher is killed, stopped,
+What happens to a run, and when, is drawn from --seed; mostly while it trains, for which a run that
+nobody hurts is measured first, and each one watched. A worker or its launcher is killed, stopped,
 terminated or interrupted, or a file of its checkpoint is damaged while it is down. Whatever it is,
 the run must end soon, say in one line of ours what happened, leave no process and no damaged file
 behind, and, resumed, come to the weights and histories of a run that was never hurt. A damaged
@@ -24,6 +25,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import click
 import numpy as np
@@ -38,10 +40,12 @@ BIN = Path(sys.executable).parent
 LAUNCHERS = {
     "torchrun": [str(BIN / "torchrun"), "--nproc_per_node", "2", LAUNCH],
     "launch.py": [sys.executable, LAUNCH, "--num_workers", "2"],
-    "compsgd train": [str(BIN / "compsgd"), "train", "--num_workers", "2"],
+    "compsgd train": [sys.executable, "-m", "compsgd", "train", "--num_workers", "2"],
 }
-OPTIONS = ["--model", "mlp", "--epochs", "5", "--batch_size", "32", "--threads", "1", "--compile",
-           "off", "--count_usages", "--checkpoint_every", "5", "--timeout", "8", "--lr", "0.003",
+EPOCHS = 10
+OPTIONS = ["--model", "mlp", "--epochs", str(EPOCHS), "--batch_size", "32", "--threads", "1",
+           "--compile", "off", "--count_usages", "--checkpoint_every", "5", "--timeout", "8",
+           "--lr", "0.003",
            "--weight_decay", "1", "--momentum", "0", "--lr_schedule", "constant", "--warmup", "0",
            "--l2", "0",
            "--exp_name", "x"]  # fmt: skip
@@ -56,8 +60,7 @@ HURTS = {
     name: [hurt for hurt in SIGNALS for _ in range(1 if hurt == "stop" else 3)]
     for name in ("torchrun", "launch.py")
 } | {"compsgd train": ["kill", "terminate", "interrupt", "Ctrl-C to"]}
-# From the imports to the end of a run, if two go on at a time.
-MOMENTS_S = (0.5, 7.0)
+TRAINING_SHARE = 0.75
 HURTS_AT_MOST = 2
 DAMAGE_SHARE = 0.2
 ATTEMPTS_AT_MOST = 8
@@ -77,6 +80,7 @@ CLEAR = re.compile(
 )
 # The head of the last table that a run prints.
 RESULTS = "bytes/worker/step"
+EPOCH = re.compile(r"epoch (\d+)")
 OURS = re.compile(r'File "[^"]*(launch\.py|compsgd/|comm/|workers/)')
 
 
@@ -89,12 +93,26 @@ class End:
     seconds_after_hurt: float
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """Of a run that nobody hurts.
+
+    Attributes:
+        start_s: from its start to the end of the first epoch.
+        epoch_s: of every later epoch.
+    """
+
+    start_s: float
+    epoch_s: float
+
+
 class Soak:
     """What has been seen of all runs."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.hurts: Counter[str] = Counter()
+        self.hurts_in_training: Counter[str] = Counter()
         self.failures: list[str] = []
         self._lock = threading.Lock()
 
@@ -102,9 +120,10 @@ class Soak:
         with self._lock:
             self.counts[name] += 1
 
-    def count_hurt(self, name: str) -> None:
+    def count_hurt(self, name: str, in_training: bool = False) -> None:
         with self._lock:
             self.hurts[name] += 1
+            self.hurts_in_training[name] += in_training
 
     def fail(self, kind: str, story: str) -> None:
         self.count(kind)
@@ -114,11 +133,14 @@ class Soak:
 class Run:
     """One run, hurt and resumed until it is finished."""
 
-    def __init__(self, folder: Path, name: str, draw: random.Random, soak: Soak) -> None:
+    def __init__(
+        self, folder: Path, name: str, draw: random.Random, soak: Soak, lengths: Lengths
+    ) -> None:
         self._folder = folder
         self._name = name
         self._random = draw
         self._soak = soak
+        self._lengths = lengths
         self._hurt_at: float | None = None
         folder.mkdir()
 
@@ -157,7 +179,8 @@ class Run:
                 start_new_session=True,
             )
             if hurt is not None:
-                self._hurt(process, hurt, mark)
+                self._wait_for_its_moment(process, output)
+                self._hurt(process, hurt, mark, is_training(written(output)))
             try:
                 exit_code = process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
@@ -168,12 +191,24 @@ class Run:
             output.seek(0)
             return End(exit_code, output.read(), seconds)
 
-    def _hurt(self, process: "subprocess.Popen[bytes]", hurt: str, mark: str) -> None:
-        time.sleep(self._random.uniform(*MOMENTS_S))
+    def _wait_for_its_moment(self, process: "subprocess.Popen[bytes]", output: IO[str]) -> None:
+        """Mostly while it trains, however long it takes to come there on a busy machine."""
+        if self._random.random() >= TRAINING_SHARE:
+            time.sleep(self._random.uniform(0, self._lengths.start_s))
+            return
+        share = self._random.random()
+        while process.poll() is None and not is_training(written(output)):
+            time.sleep(0.02)
+        epochs_left = EPOCHS - max(map(int, EPOCH.findall(written(output))), default=0)
+        time.sleep(share * epochs_left * self._lengths.epoch_s)
+
+    def _hurt(
+        self, process: "subprocess.Popen[bytes]", hurt: str, mark: str, in_training: bool
+    ) -> None:
         workers = sorted(pid for pid in marked(mark) if pid != process.pid and is_worker(pid))
         target = process.pid
         if hurt == "Ctrl-C to":
-            self._note_hurt("Ctrl-C to all")
+            self._note_hurt("Ctrl-C to all", in_training)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
             return
@@ -182,7 +217,7 @@ class Run:
         is_launcher = target == process.pid and self._name != "compsgd train"
         if process.poll() is not None or (hurt == "stop" and is_launcher):
             return
-        self._note_hurt(f"{hurt} a {'launcher' if is_launcher else 'worker'}")
+        self._note_hurt(f"{hurt} a {'launcher' if is_launcher else 'worker'}", in_training)
         with contextlib.suppress(ProcessLookupError):
             os.kill(target, SIGNALS[hurt])
         if hurt == "stop":
@@ -192,8 +227,8 @@ class Run:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(target, signal.SIGKILL)
 
-    def _note_hurt(self, what: str) -> None:
-        self._soak.count_hurt(what)
+    def _note_hurt(self, what: str, in_training: bool) -> None:
+        self._soak.count_hurt(what, in_training)
         self._hurt_at = time.monotonic()
 
     def _count_orphans(self, mark: str, hurt: str | None) -> None:
@@ -274,15 +309,21 @@ class Run:
         )
 
 
+def written(output: IO[str]) -> str:
+    """What a run has written so far; where it writes next stays where it is."""
+    return os.pread(output.fileno(), os.fstat(output.fileno()).st_size, 0).decode(errors="replace")
+
+
+def is_training(text: str) -> bool:
+    """By what a run says: it goes on from a checkpoint, or has come to the end of an epoch, and
+    not yet to its results."""
+    return EPOCH.search(text) is not None and RESULTS not in text
+
+
 def has_traceback(text: str) -> bool:
-    """Whether code of ours has shown a traceback. An interrupted import shows one as everywhere in
-    Python."""
+    """Whether code of ours has shown a traceback."""
     blocks = text.split("Traceback (most recent call last):")[1:]
-    return any(OURS.search(block) and not is_interrupted_import(block) for block in blocks)
-
-
-def is_interrupted_import(block: str) -> bool:
-    return "\nKeyboardInterrupt" in block and "<frozen importlib" in block
+    return any(OURS.search(block) for block in blocks)
 
 
 def marked(mark: str) -> list[int]:
@@ -330,12 +371,12 @@ def main(runs: int, seed: int, jobs: int) -> None:
         ThreadPoolExecutor(jobs) as pool,
     ):
         folder = Path(name)
-        expected = undisturbed(folder / "undisturbed", soak)
+        expected, lengths = undisturbed(folder / "undisturbed")
 
         def one(number: int) -> None:
             draw = random.Random(f"{seed} {number}")
             launcher = draw.choice(list(LAUNCHERS))
-            Run(folder / str(number), launcher, draw, soak).to_the_end(expected)
+            Run(folder / str(number), launcher, draw, soak, lengths).to_the_end(expected)
 
         for done, _ in enumerate(pool.map(one, range(runs)), 1):
             while soak.failures:
@@ -347,18 +388,37 @@ def main(runs: int, seed: int, jobs: int) -> None:
     sys.exit(0 if is_good else 1)
 
 
-def undisturbed(folder: Path, soak: Soak) -> dict[str, bytes]:
-    end = Run(folder, "compsgd train", random.Random(0), soak).attempt(None)
-    if end.exit_code:
-        raise click.ClickException(end.text)
-    return outcome(folder / "x")
+def undisturbed(folder: Path) -> tuple[dict[str, bytes], Lengths]:
+    """The outcome of a run that nobody hurts, and how long it takes under the slowest launcher."""
+    command = [*LAUNCHERS["torchrun"], *OPTIONS, "--log_dir", str(folder)]
+    began = time.monotonic()
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        lines = [(line, time.monotonic() - began) for line in process.stdout]
+    if process.returncode:
+        raise click.ClickException("".join(line for line, _ in lines))
+    epochs_s = [seconds for line, seconds in lines if EPOCH.search(line)]
+    epoch_s = (epochs_s[-1] - epochs_s[0]) / (EPOCHS - 1)
+    return outcome(folder / "x"), Lengths(epochs_s[0], epoch_s)
 
 
 def report(soak: Soak, runs: int) -> str:
-    hurts = [[name, str(times)] for name, times in sorted(soak.hurts.items())]
+    hurts = [
+        [name, str(times), str(soak.hurts_in_training[name])]
+        for name, times in sorted(soak.hurts.items())
+    ]
+    signals = [name for name in soak.hurts if not name.startswith("damage")]
+    both = [soak.hurts, soak.hurts_in_training]
+    hurts.append(["all signals", *(str(sum(each[name] for name in signals)) for each in both)])
     seen = [["runs", str(runs)], *([name, str(soak.counts[name])] for name in (*GOOD, *BAD))]
     return "\n\n".join(
-        [format_table(["hurt", "times"], hurts), format_table(["seen", "times"], seen)]
+        [
+            format_table(["hurt", "times", "while it trains"], hurts),
+            format_table(["seen", "times"], seen),
+        ]
     )
 
 

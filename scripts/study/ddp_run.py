@@ -21,7 +21,6 @@ from loop import train
 from problem import Problem, problem_options
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
-from torch.distributed.elastic.multiprocessing.errors import record
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm import Collectives, Ledger, Purpose, register_vote_hook
@@ -143,7 +142,6 @@ def _ring(ddp: DistributedDataParallel) -> int:
     return ring_all_reduce(numel, dist.get_world_size())
 
 
-@record
 def _run(problem: Problem, settings: Settings) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")

@@ -1,5 +1,6 @@
 """The scripts, on small settings, as a user runs them."""
 
+import os
 import re
 import sys
 
@@ -84,3 +85,17 @@ def test_pictures_of_the_readme(tmp_path):
     # All that the README shows, and nothing else lies beside them.
     shown = set(re.findall(r"\]\(scripts/pictures/(.*?)\)", (ROOT / "README.md").read_text()))
     assert set(drawn) == shown == {path.name for path in (SCRIPTS / "pictures").iterdir()}
+
+
+@pytest.mark.heavy
+def test_intruders_against_a_run():
+    """From this machine only where there is no root, and then it says so."""
+    finished = run_command(
+        sys.executable, str(SCRIPTS / "robustness/intruders.py"), "--connections", "40",
+        "--victim", "launch.py", timeout_s=280,
+    )  # fmt: skip
+    assert finished.exit_code == 0, finished.stdout
+    rows = finished.stdout.partition("\n---")[2].splitlines()[1:]
+    places = ["another machine"] * 4 if os.geteuid() == 0 else []
+    assert [place in row for place, row in zip(places, rows, strict=False)] == [True] * len(places)
+    assert len(rows) == len(places) + 4

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from compsgd.comm.group.hosted_store import LOOPBACK, host_store
 
 HELPERS = Path(__file__).resolve().parent
 ROOT = HELPERS.parents[1]
@@ -42,14 +42,11 @@ def started_ranks(
     world_size: int, script: Path, *args: str, num_groups: int = 1
 ) -> "Iterator[list[subprocess.Popen[str]]]":
     """The processes of run_ranks, while they run; none outlives the context."""
-    stores = [
-        torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        for _ in range(num_groups)
-    ]
+    stores = [host_store() for _ in range(num_groups)]
     variables = {
         "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": LOOPBACK,
         "MASTER_PORT": str(stores[0].port),
         "STORE_PORTS": " ".join(str(store.port) for store in stores),
         "TORCHELASTIC_USE_AGENT_STORE": "True",

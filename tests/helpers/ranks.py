@@ -27,6 +27,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from compsgd.comm.group.hosted_store import LOOPBACK, host_store
+
 TIMEOUT_S = 120.0
 # Where one rank has failed, the others may fail for reasons of their own, or hang.
 GRACE_S = 2.0
@@ -140,7 +142,7 @@ class RankPool:
 
     def _started(self, world_size: int) -> "list[_Rank]":
         if self._store is None:
-            self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            self._store = host_store()
         while len(self._ranks) < world_size:
             self._ranks.append(_Rank(len(self._ranks), self._store.port))
         return self._ranks[:world_size]
@@ -254,7 +256,7 @@ def serve() -> None:
     connection = Connection(descriptor)
     calls: queue.Queue[Call | None] = queue.Queue()
     threading.Thread(target=_receive, args=(connection, calls), daemon=True).start()
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
+    store = dist.TCPStore(LOOPBACK, port, is_master=False, wait_for_workers=False)
     while True:
         call = calls.get()
         try:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from compsgd.checks import check_lr
 from compsgd.comm.exchanges import EXCHANGES
@@ -22,8 +21,9 @@ from compsgd.workers.commands.byte_table import byte_table
 from compsgd.workers.commands.plot_command import plot
 from compsgd.workers.commands.spreading import SpreadingCommand, normalise
 from compsgd.workers.data.datasets import DATASETS
-from compsgd.workers.failures import InterruptedRunError
-from compsgd.workers.launch.spawning import ChildError, start_processes
+from compsgd.workers.failures import InterruptedRunError, Interruption, interrupted_exit_code
+from compsgd.workers.launch.endings import ChildError
+from compsgd.workers.launch.spawning import start_processes
 from compsgd.workers.options import (
     ATTACKS,
     BACKENDS,
@@ -286,7 +286,6 @@ def launch(**values: Any) -> None:
     start_processes(options.num_workers, _run_in_process, options)
 
 
-@record
 def _run_in_process(options: Options) -> None:
     rank_info = RankInfo.from_environment()
     report_failures(lambda: run(options, rank_info))
@@ -310,7 +309,8 @@ def main() -> NoReturn:
 
 
 def execute(command: click.Command, name: str) -> NoReturn:
-    """Runs a command and exits: 0, 2 for a user's mistake, 1 for a failed run."""
+    """Runs a command and exits: 0, 2 for a user's mistake, 1 for a failed run, 130 for Ctrl-C and
+    143 for SIGTERM."""
     result = report_failures(lambda: command.main(prog_name=name, standalone_mode=False))
     sys.exit(result if isinstance(result, int) else 0)
 
@@ -325,7 +325,8 @@ def report_failures(action: Callable[[], Any]) -> Any:
         sys.exit(2)
     except InterruptedRunError as error:
         # Known to every process: rank 0 speaks for all.
-        sys.exit(1) if _rank() else _fail(error.format_message(), 1)
+        exit_code = interrupted_exit_code(error.number)
+        sys.exit(exit_code) if _rank() else _fail(error.format_message(), exit_code)
     except StoreError as error:
         _tell(str(error))
         sys.exit(1)
@@ -336,8 +337,17 @@ def report_failures(action: Callable[[], Any]) -> Any:
         if error.trace is not None:
             click.echo(error.trace, err=True)
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(1) if _rank() else _fail("interrupted", 1)
+    except (click.Abort, KeyboardInterrupt) as error:
+        exit_code = _exit_code_of_interruption(error)
+        sys.exit(exit_code) if _rank() else _fail("interrupted", exit_code)
+
+
+def _exit_code_of_interruption(error: BaseException) -> int:
+    """click puts an exception of its own in front of what has come."""
+    for cause in (error, error.__cause__):
+        if isinstance(cause, Interruption):
+            return interrupted_exit_code(cause.number)
+    return interrupted_exit_code()
 
 
 def _fail_together(error: Exception) -> NoReturn:

@@ -27,7 +27,7 @@ from compsgd.comm.group.store import (
     StoreSilentError,
     is_launchers_store,
 )
-from compsgd.workers.failures import RunError
+from compsgd.workers.failures import Interruption, RunError, interrupted_exit_code
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POLL_S = 0.2
@@ -48,6 +48,7 @@ class Watchdog:
 
     Attributes:
         stage: where the run is, for the one line of a failure.
+        signal_number: the first signal to this process that asks it to end; None so far.
     """
 
     def __init__(self, rank_info: RankInfo, store: Store | None, timeout_s: float) -> None:
@@ -59,6 +60,7 @@ class Watchdog:
                 collective, which has a time limit of its own.
         """
         self.stage = "before the first round"
+        self.signal_number: int | None = None
         self._rank_info = rank_info
         self._patience_s = max(timeout_s, _ANSWER_WITHIN_S)
         self._urgent: RollCall | None = None
@@ -83,7 +85,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def graceful(self) -> Iterator[None]:
-        """Within, a signal only sets `wants_stop`; outside, it raises KeyboardInterrupt."""
+        """Within, a signal only sets `wants_stop`; outside, it raises Interruption."""
         self._is_graceful = True
         try:
             yield
@@ -123,7 +125,7 @@ class Watchdog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is KeyboardInterrupt and self._urgent is not None:
+        if isinstance(error, KeyboardInterrupt) and self._urgent is not None:
             # A launcher that misses one process ends the others by signals: whom does it miss?
             self._all_here.wait(_ANSWER_WITHIN_S + _GOODBYE_S)
         self._closing.set()
@@ -150,8 +152,9 @@ class Watchdog:
         """In the main thread; the other one has been told through the socket."""
         if self._signalled_at is None:
             self._signalled_at = time.monotonic()
+        self.signal_number = self.signal_number or number
         if not self._is_graceful:
-            raise KeyboardInterrupt
+            raise Interruption(number)
 
     # In the thread.
 
@@ -161,18 +164,19 @@ class Watchdog:
             told = self._reader.recv(64) if readable else b""
             was_signalled = any(number in told for number in _SIGNALS)
             if was_signalled:
-                self._note_signal()
+                self._note_signal(next(number for number in told if number in _SIGNALS))
             if self._urgent is not None and self._routine is not None:
                 self._watch_others(self._urgent, self._routine, was_signalled or _CALL in told)
             self._force()
 
-    def _note_signal(self) -> None:
+    def _note_signal(self, number: int) -> None:
         """The first one asks; a later one insists."""
+        self.signal_number = self.signal_number or number
         now = time.monotonic()
         if self._signalled_at is None:
             self._signalled_at = now
         if now - self._signalled_at > _SECOND_SIGNAL_AFTER_S:
-            self._end("interrupted", tell=self._rank_info.rank == 0)
+            self._end_interrupted("", tell=self._rank_info.rank == 0)
 
     def _watch_others(self, urgent: RollCall, routine: RollCall, calls: bool) -> None:
         try:
@@ -224,7 +228,7 @@ class Watchdog:
             missing = self._never_came()
             others = f", before rank {missing[0]} had come" if missing else ""
             first = next(rank for rank in range(self._rank_info.world_size) if rank not in missing)
-            self._end(f"interrupted{others}", tell=self._rank_info.rank == first)
+            self._end_interrupted(others, tell=self._rank_info.rank == first)
 
     def _never_came(self) -> list[int]:
         if self._urgent is None:
@@ -234,7 +238,10 @@ class Watchdog:
             return [rank for rank in ranks if not self._urgent.has_joined(rank)]
         return []
 
-    def _end(self, reason: str, tell: bool) -> None:
+    def _end_interrupted(self, others: str, tell: bool) -> None:
+        self._end(f"interrupted{others}", tell, interrupted_exit_code(self.signal_number))
+
+    def _end(self, reason: str, tell: bool, exit_code: int = 1) -> None:
         if tell:
             click.echo(f"Error: {reason} ({self.stage})", err=True)
         for stream in (sys.stdout, sys.stderr):
@@ -243,7 +250,7 @@ class Watchdog:
         if self._rank_info.rank == 0 and not is_launchers_store():
             # The store goes with this process, and others are to read in it who is gone.
             time.sleep(_GOODBYE_S)
-        os._exit(1)
+        os._exit(exit_code)
 
 
 def _gone(ranks: list[int]) -> str:
@@ -273,6 +280,10 @@ class StopAgreement:
     @property
     def wanted_here(self) -> bool:
         return self._watchdog.wants_stop
+
+    @property
+    def signal_number(self) -> int | None:
+        return self._watchdog.signal_number
 
     def begin_round(self, position: str) -> None:
         """Args: position: where the run is, for a person."""

@@ -355,7 +355,8 @@ class CellTraining:
         num_rounds = self._duration.rounds_of(position.epoch)
         raise InterruptedRunError(
             f"interrupted in epoch {position.epoch + 1} after round {position.round_}/"
-            f"{num_rounds}; a checkpoint is written, --resume goes on from it"
+            f"{num_rounds}; a checkpoint is written, --resume goes on from it",
+            self._stopping.signal_number,
         )
 
     def _round(self, order: Tensor, round_: int) -> dict[int, BatchScore]:

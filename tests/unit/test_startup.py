@@ -1,0 +1,84 @@
+"""Ctrl-C at any moment of a command's start: exit code 130, and no word."""
+
+import configparser
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = {
+    "the command": ["-m", "compsgd", "--help"],
+    "launch.py": [str(ROOT / "launch.py"), "--help"],
+}
+# It says when the first of ours is imported, and then torch: moments that no clock has to meet.
+WATCHER = """
+import os, signal, sys
+class Watcher:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Watcher())
+"""
+
+
+@pytest.mark.parametrize("module", ["torch", "torch.nn", "click", "compsgd.workers.train.run"])
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_ctrl_c_during_imports(command, module, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WATCHER.format(module=module))
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, *command], env=os.environ | {"PYTHONPATH": path},
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+WITHIN = """
+import os, signal, sys
+from compsgd.startup import run_command
+
+def command():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        print("within", flush=True)
+    sys.exit(3)
+
+def load():
+    print("before", flush=True)
+    return command
+
+try:
+    run_command(load)
+finally:
+    os.kill(os.getpid(), signal.SIGINT)
+    print("never", flush=True)
+"""
+
+
+def test_within_it_is_as_usual_and_behind_it_is_silent(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHIN], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "before\nwithin\n", "")
+
+
+def test_what_is_installed_begins_there():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    scripts = setup["options.entry_points"]["console_scripts"].split()
+    assert scripts == ["compsgd", "=", "compsgd.__main__:main"]
+
+
+def test_the_package_imports_nothing_slow():
+    """As anything that is imported before Ctrl-C is taken care of."""
+    code = "import sys, compsgd.startup; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout == "[]\n"
