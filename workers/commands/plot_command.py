@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import numpy as np
 
 from compsgd.errors import CompsgdError
 from compsgd.history import Histories, read_histories
@@ -271,14 +272,17 @@ def list_(files: tuple[str, ...], log_dir: Path) -> None:
     for name, cells in read_all(find_files(files, log_dir)).items():
         click.echo(f"{name}\n")
         rows = [
-            [_key(key), metric, f"{len(values):,}", _last(values)]
+            [_key(key), metric, *_count_and_last(values)]
             for key, history in cells.items()
             for metric, values in history.items()
         ]
         click.echo(format_table(["key", "metric", "values", "last"], rows) + "\n")
 
 
-def _last(values: Any) -> str:
+def _count_and_last(values: Any) -> tuple[str, str]:
+    if not np.ndim(values):
+        return "1", f"{values:,.4g}"
     if not len(values):
-        return "-"
-    return f"{values[-1]:,.4g}" if getattr(values, "ndim", 1) == 1 else f"{len(values[-1])} columns"
+        return "0", "-"
+    is_line = np.ndim(values) == 1
+    return f"{len(values):,}", f"{values[-1]:,.4g}" if is_line else f"{len(values[-1])} columns"
