@@ -54,7 +54,6 @@ COVERED = {
     "workers/commands/bench_command": ("commands/test_bench.py", "the command itself"),
     "workers/commands/byte_table": ("unit/test_cost.py", "the same arithmetic"),
     "workers/commands/spreading": ("commands/test_cli.py", "how values are given"),
-    "workers/data/data_files": ("unit/test_data.py", "the files of the data sets"),
     "workers/data/datasets": ("unit/test_data.py", "the data sets"),
     "workers/data/images": ("unit/test_data.py", "those of images"),
     "workers/data/splits": ("unit/test_data.py", "what every data set has"),
