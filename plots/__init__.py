@@ -1,5 +1,6 @@
 """Histories and benchmarks to figures."""
 
+import compsgd.plots.any_backend  # noqa: F401  before matplotlib is imported
 from compsgd.plots.agreement import agreement_figure, mean_majority_figure
 from compsgd.plots.benchmark import draw_codec_benchmark
 from compsgd.plots.compression import RatePoint, compression_figure

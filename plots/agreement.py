@@ -98,6 +98,8 @@ def _shares(run: Run) -> npt.NDArray[np.float64]:
     found = np.asarray(run.history.get("agreement_hist", ()), dtype=np.float64)
     if found.ndim != 2 or not len(found):
         raise CompsgdError(f"{run.label}: agreement was not recorded (--diagnose records it)")
+    if np.shape(run.history.get("diagnosis_step_hist", ())) != (len(found),):
+        raise CompsgdError(f"{run.label}: it does not say after which steps agreement was recorded")
     return found
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from compsgd.errors import CompsgdError
 from compsgd.history import History
 from compsgd.history.axes import Vector, line
-from compsgd.plots.style import add_legend, in_paper_style, line_style, new_figure
+from compsgd.plots.style import add_legend, drawable, in_paper_style, line_style, new_figure
 
 X_LABELS = {
     "steps": "step",
@@ -180,8 +180,8 @@ def name_axes(
     """
     if x not in X_LABELS:
         raise CompsgdError(f"x is {x!r}; it must be one of {', '.join(X_LABELS)}")
-    axis.set_xlabel(X_LABELS[x] if x_label is None else x_label)
-    axis.set_ylabel(metric_label(metric) if y_label is None else y_label)
+    axis.set_xlabel(drawable(X_LABELS[x] if x_label is None else x_label))
+    axis.set_ylabel(drawable(metric_label(metric) if y_label is None else y_label))
     axis.grid(alpha=0.3)
     if x in ("steps", "epochs"):
         axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))

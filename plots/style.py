@@ -2,6 +2,7 @@
 apart, with legends outside the axes."""
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def new_figure(rows: int, columns: int, title: str) -> tuple[Figure, list[Axes]]
         # Ticks are made when they are drawn, perhaps outside of this style.
         axis.tick_params(labelsize=_FONT_SIZE - 1)
     if title:
-        figure.suptitle(_wrapped(title, width))
+        figure.suptitle(_wrapped(drawable(title), width))
     return figure, axes
 
 
@@ -89,7 +90,7 @@ def new_grid(names: Sequence[str], title: str) -> tuple[Figure, list[Axes]]:
     used, unused = axes[: len(names)], axes[len(names) :]
     if len(used) > 1:
         for axis, name in zip(used, names, strict=True):
-            axis.set_title(name)
+            axis.set_title(drawable(name))
     for axis in unused:
         axis.set_axis_off()
     return figure, used
@@ -102,12 +103,18 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
         return
     width, height = figure.get_size_inches()
     line = int(width * _CHARACTERS_PER_INCH)
-    labels = [textwrap.fill(label, line - _HANDLE_CHARACTERS) for label in labels]
+    labels = [textwrap.fill(drawable(label), line - _HANDLE_CHARACTERS) for label in labels]
     longest = max(len(part) for label in labels for part in label.splitlines())
     columns = max(1, min(len(labels), line // (longest + _HANDLE_CHARACTERS)))
     num_lines = -(-sum(label.count("\n") + 1 for label in labels) // columns)
     figure.set_size_inches(width, height + _LINE_INCHES * num_lines)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def drawable(text: str) -> str:
+    """Text as fonts can have it: of a name that is no text in the system's encoding, Python has
+    its bytes as surrogates, which are read as UTF-8 here."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _wrapped(title: str, width_inches: float) -> str:
@@ -136,6 +143,8 @@ def save_figure(figure: Figure, path: Path) -> Path:
         >>> save_figure(figure, Path("rates.pdf")).read_bytes()[:5]
         b'%PDF-'
     """
-    with atomic_write(path) as file:
+    with atomic_write(path) as file, warnings.catch_warnings():
+        # Boxes are drawn in place of them.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
         figure.savefig(file, format=path.suffix[1:], dpi=_DOTS_PER_INCH)
     return path

@@ -103,6 +103,8 @@ def _usage(run: Run) -> Counts:
     if getattr(run.history.get("bin_usage"), "ndim", 0) != 2:
         raise CompsgdError(f"{run.label}: bin usage was not counted (--count_usages counts it)")
     usage: Counts = run.history["bin_usage"]
+    if not len(usage) or usage.shape[1] % 2 == 0:
+        raise CompsgdError(f"{run.label}: bin usage of shape {usage.shape} is of no levels")
     return usage
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy import float32, uint8, uint16, uint32
 
+from compsgd.codec.numba_cache import forgive_cache, tell_no_cache
 from compsgd.rng import BIT_BLOCK, BIT_COLUMNS, BIT_ROWS
 
 _ROWS = BIT_ROWS
@@ -46,8 +47,11 @@ def _compiled(function: _Function) -> _Function:
     lets other Python threads run meanwhile."""
     try:
         compiled = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:
+    except (RuntimeError, OSError) as error:
+        tell_no_cache(error)
         compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    else:
+        forgive_cache(compiled)
     return cast(_Function, compiled)
 
 

@@ -43,7 +43,8 @@ def line(history: History, metric: str, x: str, steps_between: int | None) -> tu
         when, in steps, epochs, seconds or megabytes, and the values; float64, shape (values,) each.
 
     Raises:
-        SettingError: no such metric, or the history does not hold what x needs.
+        SettingError: no such metric, or the history does not hold what x needs, or not of as many
+            steps.
     """
     values = _values(history, metric)
     if x == "epochs" and metric.startswith(_PER_EPOCH) and _step_metric(metric) not in history:
@@ -71,14 +72,17 @@ def _values(history: History, metric: str) -> Vector:
 
 def _is_line(name: str, values: Any) -> bool:
     is_one = name.endswith("_hist") and not name.endswith("_step_hist")
-    return is_one and len(values) > 0 and np.ndim(values) == 1
+    return is_one and np.ndim(values) == 1 and len(values) > 0
 
 
 def _steps(history: History, metric: str, count: int, steps_between: int | None) -> Vector:
     """After which step each value was taken."""
     step_metric = _step_metric(metric)
     if step_metric in history:
-        return np.asarray(history[step_metric], dtype=np.float64)
+        steps = np.asarray(history[step_metric], dtype=np.float64)
+        if steps.shape != (count,):
+            raise SettingError(f"it has {count} values of {metric}, but not as many {step_metric}")
+        return steps
     if metric.startswith(_PER_EPOCH):
         return np.arange(1.0, count + 1) * _steps_per_epoch(history)
     if step_metric is None:
@@ -98,14 +102,20 @@ def _step_metric(metric: str) -> str | None:
 
 def _steps_per_epoch(history: History) -> float:
     """Raises SettingError where nothing was recorded by step."""
-    if "epoch_step_hist" in history:
+    if _count(history, "epoch_step_hist"):
         # The last epoch may be a part of one.
-        return float(history["epoch_step_hist"][0])
+        return float(np.ravel(history["epoch_step_hist"])[0])
     for by_step in ("bytes_sent_hist", "bin_usage"):
-        num_steps = len(history.get(by_step, ()))
-        if num_steps:
-            return num_steps / len(history["avg_epoch_loss_hist"])
+        num_steps, num_epochs = _count(history, by_step), _count(history, "avg_epoch_loss_hist")
+        if num_steps and num_epochs:
+            return num_steps / num_epochs
     raise SettingError("it does not say how many steps an epoch has; take epochs as x")
+
+
+def _count(history: History, metric: str) -> int:
+    """How many values there are of a metric; none of a single number."""
+    values = history.get(metric, ())
+    return len(values) if np.ndim(values) else 0
 
 
 def _epochs(history: History, steps: Vector) -> Vector:
@@ -113,9 +123,11 @@ def _epochs(history: History, steps: Vector) -> Vector:
 
 
 def _summed(metric: str, unit: float, history: History, steps: Vector) -> Vector:
-    if not len(history.get(metric, ())):
+    if not _count(history, metric):
         raise SettingError(f"it has no {metric}, which this x needs")
     total = np.concatenate([[0.0], np.cumsum(np.asarray(history[metric], dtype=np.float64))])
+    if not ((steps >= 0) & (steps < len(total))).all():
+        raise SettingError(f"it has {metric} of {len(total) - 1} steps, which are not all it needs")
     at: Vector = total[steps.astype(int)] / unit
     return at
 

@@ -1,63 +1,23 @@
 """Histories of a sweep: what each (lr, decay) cell measured, and their file."""
 
 import hashlib
-import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from compsgd.errors import DamagedDataError
 from compsgd.files import atomic_write
+from compsgd.history.pickled_numpy import numpy_globals
+from compsgd.unpickling import unpickle
 
 History = dict[str, Any]
 Histories = dict[tuple[float, float], History]
 
-# What numpy needs to rebuild an array or a scalar, under its names old and new.
-_NUMPY_NAMES = {
-    (f"numpy.{core}.{module}", name)
-    for core in ("core", "_core")
-    for module, name in (
-        ("multiarray", "_reconstruct"),
-        ("multiarray", "scalar"),
-        ("numeric", "_frombuffer"),
-    )
-} | {("numpy", "ndarray"), ("numpy", "dtype")}
-
-
 _TRAILER_BYTES = len("\nsha256 \n") + 64
-
-
-class _Unpickler(pickle.Unpickler):
-    """Admits builtin containers, numbers and numpy arrays: a pickle may name any function."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _NUMPY_NAMES:
-            raise DamagedDataError(f"it names {module}.{name}, which no history needs")
-        return _REPLACED.get(name) or super().find_class(module, name)
-
-
-class _ArrayClass:
-    """Stands for numpy.ndarray, which a pickle could call to make an array over its own bytes."""
-
-
-def _reconstruct(kind: Any, shape: Any, code: Any) -> npt.NDArray[Any]:
-    """An empty array, as numpy's own; what it holds comes with its state."""
-    if kind is not _ArrayClass:
-        raise DamagedDataError("it makes an array in a way of its own")
-    return np.empty(0, dtype=np.int8)
-
-
-def _dtype(*args: Any) -> np.dtype[Any]:
-    found: np.dtype[Any] = np.dtype(*args)
-    if found.hasobject:
-        raise DamagedDataError("it holds an array of objects")
-    return found
-
-
-_REPLACED = {"ndarray": _ArrayClass, "_reconstruct": _reconstruct, "dtype": _dtype}
+# What numbers of 64 bits can hold, signed or not.
+_SMALLEST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**64 - 1
 
 
 def write_histories(path: Path, histories: Histories) -> None:
@@ -122,14 +82,24 @@ def read_histories(path: str | Path) -> Histories:
         {(0.1, 1.0): {'test_acc_hist': [97.5]}}
     """
     try:
-        content = _without_trailer(Path(path).read_bytes())
-        histories = _Unpickler(io.BytesIO(content)).load()
+        raw = Path(path).read_bytes()
     except OSError as error:
         raise DamagedDataError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # a damaged pickle may raise anything
+    try:
+        content = _without_trailer(raw)
+        return _checked(unpickle(content, numpy_globals(most_bytes=len(content))))
+    except DamagedDataError as error:
         raise DamagedDataError(f"{path} is no histories file: {error}") from error
+
+
+def _checked(histories: Any) -> Histories:
+    """What was unpickled, if it is what a histories file holds."""
     if not isinstance(histories, dict) or not all(map(_is_cell, histories.items())):
-        raise DamagedDataError(f"{path} is no histories file: not a dict of (lr, decay) to metrics")
+        raise DamagedDataError("not a dict of (lr, decay) to metrics")
+    for history in histories.values():
+        for metric, values in history.items():
+            if not _are_values(values):
+                raise DamagedDataError(f"{metric:.100} holds something else than numbers")
     return histories
 
 
@@ -138,7 +108,19 @@ def _is_cell(item: tuple[Any, Any]) -> bool:
     return (
         isinstance(key, tuple)
         and len(key) == 2
-        and all(isinstance(part, (int, float)) for part in key)
+        and all(map(_is_number, key))
         and isinstance(history, dict)
-        and all(isinstance(metric, str) for metric in history)
+        and all(isinstance(metric, str) and metric.isprintable() for metric in history)
     )
+
+
+def _are_values(values: Any) -> bool:
+    if isinstance(values, (list, tuple)):
+        return all(map(_is_number, values))
+    return isinstance(values, np.ndarray) or _is_number(values)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, int):
+        return _SMALLEST_INTEGER <= value <= _LARGEST_INTEGER
+    return isinstance(value, (float, np.generic))

@@ -111,7 +111,7 @@ def test_no_file_of_tensors(content, tmp_path):
 
 def test_a_list_is_no_state(tmp_path):
     torch.save([1], tmp_path / "x.pt")
-    with pytest.raises(RunError, match=r"x\.pt holds list instead of a dict"):
+    with pytest.raises(RunError, match=r"x\.pt is no .* it holds list instead of a dict"):
         read_tensors(tmp_path / "x.pt", (tmp_path / "x.pt").read_bytes())
 
 

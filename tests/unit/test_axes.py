@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from compsgd.errors import SettingError
 from compsgd.history.axes import line, metric_names, steps_of
 
 BY_EPOCH = {
@@ -59,3 +60,26 @@ def test_evaluations_between_whole_epochs():
 def test_steps_are_no_metric():
     history = BY_STEPS | {"bin_usage": np.empty(0)}
     assert not [name for name in metric_names(history) if name.endswith("step_hist")]
+
+
+@pytest.mark.parametrize(
+    ("change", "metric", "x", "reason"),
+    [
+        ({"test_step_hist": [3]}, "test_acc_hist", "steps", "not as many test_step_hist"),
+        ({"test_step_hist": 3.0}, "test_acc_hist", "epochs", "not as many test_step_hist"),
+        ({"test_step_hist": [3, 6]}, "test_acc_hist", "bytes", "of 5 steps"),
+        ({"test_step_hist": [-1, 5]}, "test_acc_hist", "seconds", "of 5 steps"),
+        ({"test_step_hist": [np.nan, 5]}, "test_acc_hist", "seconds", "of 5 steps"),
+        ({"seconds_hist": 1.0}, "test_acc_hist", "seconds", "it has no seconds_hist"),
+        ({"test_acc_hist": 1.0}, "test_acc_hist", "steps", "there is no metric test_acc_hist"),
+    ],
+)
+def test_a_file_of_parts_that_do_not_fit(change, metric, x, reason):
+    with pytest.raises(SettingError, match=reason):
+        places(BY_STEPS | change, metric, x)
+
+
+def test_a_file_that_has_no_epochs():
+    history = {"test_acc_hist": [1.0], "bytes_sent_hist": [1], "avg_epoch_loss_hist": []}
+    with pytest.raises(SettingError, match="how many steps an epoch has"):
+        places(history, "test_acc_hist", "steps")

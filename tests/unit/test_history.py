@@ -26,7 +26,7 @@ def test_round_trip(tmp_path):
             np.testing.assert_array_equal(read[cell][metric], values)
 
 
-@pytest.mark.parametrize("protocol", range(3, 6))
+@pytest.mark.parametrize("protocol", range(6))
 def test_every_pickle_protocol(tmp_path, protocol):
     (tmp_path / "h.pkl").write_bytes(pickle.dumps(HISTORIES, protocol))
     assert list(read_histories(tmp_path / "h.pkl")) == list(HISTORIES)
@@ -121,6 +121,21 @@ def test_anybody_reads_it_as_a_pickle(tmp_path):
     write_histories(tmp_path / "h.pkl", HISTORIES)
     with (tmp_path / "h.pkl").open("rb") as file:
         assert list(pickle.load(file)) == list(HISTORIES)
+
+
+@pytest.mark.parametrize(
+    "values", ["text", {"a": 1}, [[1.0], [2.0]], ["1.0"], [None], [10**400], None, b"12"]
+)
+def test_metrics_are_numbers(values, tmp_path):
+    (tmp_path / "h.pkl").write_bytes(pickle.dumps({(0.1, 1.0): {"a_hist": values}}))
+    with pytest.raises(CompsgdError, match="a_hist holds something else than numbers"):
+        read_histories(tmp_path / "h.pkl")
+
+
+def test_names_of_metrics_are_no_commands_for_a_terminal(tmp_path):
+    (tmp_path / "h.pkl").write_bytes(pickle.dumps({(0.1, 1.0): {"a\x1b[2J": [1.0]}}))
+    with pytest.raises(CompsgdError, match="no histories file"):
+        read_histories(tmp_path / "h.pkl")
 
 
 class ForgedArray:

@@ -14,13 +14,14 @@ from compsgd.codec.binning import BINNINGS
 from compsgd.files import atomic_write
 from compsgd.workers.bench.measurements import MEMORIES, CodecCase, measure_codec, measure_round
 from compsgd.workers.bench.timing import machine
+from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.commands.spreading import SpreadingCommand, normalise
 from compsgd.workers.failures import UsageError
 from compsgd.workers.report.tables import format_table
 
 _SETTINGS = {"token_normalize_func": normalise, "max_content_width": 100}
 _PICTURES = (".png", ".pdf", ".svg")
-_PATH = click.Path(dir_okay=False, writable=True, path_type=Path)
+_PATH = PathOption(dir_okay=False, writable=True)
 
 
 def _several(

@@ -1,5 +1,6 @@
 """The commands: `compsgd train`, launch.py with the same options, `compsgd bytes` and `bench`."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.settings import Choice, Flag, Integer, Name, VoteSettings, setting_field
 from compsgd.workers.commands.bench_command import bench
 from compsgd.workers.commands.byte_table import byte_table
+from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.commands.plot_command import plot
 from compsgd.workers.commands.spreading import SpreadingCommand, normalise
 from compsgd.workers.data.datasets import DATASETS
@@ -33,6 +35,7 @@ from compsgd.workers.options import (
     Options,
 )
 from compsgd.workers.recipes import RECIPES, describe_default
+from compsgd.workers.report.standard_output import guarded_output
 from compsgd.workers.train.models import MODELS
 from compsgd.workers.train.run import run
 from compsgd.workers.train.schedule import SCHEDULES, check_warmup
@@ -135,7 +138,7 @@ _OPTIONS = [
     _setting("rand_zero"),
     _option("--exp_name", default=None, show_default="a name made of the settings",
             help="Folder of the results under --log_dir."),
-    _option("--log_dir", type=click.Path(path_type=Path), default=Path("logs"),
+    _option("--log_dir", type=PathOption(), default=Path("logs"),
             help="Where experiments are kept."),
     _flag("--overwrite", default=False, help="Replace an existing experiment of this name."),
     _option("--model", type=click.Choice(MODELS), default="vanilla_cnn", help="What is trained."),
@@ -147,7 +150,7 @@ _OPTIONS = [
     _option("--dataset", type=click.Choice(DATASETS), default="digits",
             help="digits comes with scikit-learn; text is yours, stdlib the source of Python's own "
             "standard library; the others are torchvision's."),
-    _option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"),
+    _option("--dataset_root", type=PathOption(), default=Path("data"),
             help="Where torchvision's files are; of text a UTF-8 file, or a folder whose *.txt are "
             "read, its validation.txt being held out."),
     _flag("--download", default=True, help="Download what is missing; verify and unpack it."),
@@ -265,7 +268,7 @@ _SETTINGS = {"token_normalize_func": normalise, "max_content_width": 100}
 @click.command(cls=SpreadingCommand, context_settings=_SETTINGS)
 def train(**values: Any) -> None:
     """Train a model with N workers that exchange packed votes, all in this one process."""
-    run(_read(values, RankInfo()), RankInfo())
+    _train(_read(values, RankInfo()), RankInfo())
 
 
 @_with_options
@@ -280,7 +283,7 @@ def launch(**values: Any) -> None:
     rank_info = RankInfo.from_environment()
     options = _read(values, rank_info)
     if rank_info.launched:
-        run(options, rank_info)
+        _train(options, rank_info)
         return
     options.check(RankInfo(0, options.num_workers, 0, options.num_workers, launched=True))
     start_processes(options.num_workers, _run_in_process, options)
@@ -288,7 +291,13 @@ def launch(**values: Any) -> None:
 
 def _run_in_process(options: Options) -> None:
     rank_info = RankInfo.from_environment()
-    report_failures(lambda: run(options, rank_info))
+    report_failures(lambda: _train(options, rank_info))
+
+
+def _train(options: Options, rank_info: RankInfo) -> None:
+    """A run, whose results are files: what it prints is only wanted."""
+    with guarded_output(goes_on=True):
+        run(options, rank_info)
 
 
 @click.group(context_settings={"token_normalize_func": normalise})
@@ -311,7 +320,12 @@ def main() -> NoReturn:
 def execute(command: click.Command, name: str) -> NoReturn:
     """Runs a command and exits: 0, 2 for a user's mistake, 1 for a failed run, 130 for Ctrl-C and
     143 for SIGTERM."""
-    result = report_failures(lambda: command.main(prog_name=name, standalone_mode=False))
+
+    def run_command() -> Any:
+        with guarded_output(goes_on=False):
+            return command.main(prog_name=name, standalone_mode=False)
+
+    result = report_failures(run_command)
     sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -380,7 +394,8 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 def _tell(message: str) -> None:
     rank = _rank()
-    click.echo(f"Error: rank {rank}: {message}" if rank else f"Error: {message}", err=True)
+    with contextlib.suppress(OSError):  # where standard error is full or closed
+        click.echo(f"Error: rank {rank}: {message}" if rank else f"Error: {message}", err=True)
 
 
 def _rank() -> int:

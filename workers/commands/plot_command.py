@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import numpy as np
 
 from compsgd.errors import CompsgdError
 from compsgd.history import Histories, read_histories
+from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.commands.spreading import SpreadingCommand, normalise
 from compsgd.workers.failures import UsageError
 from compsgd.workers.report.tables import format_table
@@ -150,6 +152,9 @@ def _draw(path: Path, figure_of: Callable[..., Any], *args: Any, **settings: Any
         click.echo(save_figure(figure, path))
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # a formula in $ that is none
+        reason = str(error).strip().rpartition("\n")[2]
+        raise UsageError(f"{path} cannot be drawn: {reason}") from error
 
 
 def _draw_cells(
@@ -171,7 +176,7 @@ def _draw_cells(
 _FILES = click.argument("files", nargs=-1, required=True)
 _LOG_DIR = click.option(
     "--log_dir",
-    type=click.Path(path_type=Path),
+    type=PathOption(),
     default=Path("logs"),
     show_default=True,
     help="Where experiments are looked for by name.",
@@ -184,7 +189,7 @@ _KEY = click.option(
     help="Cells of a sweep, as in --key 0.0001,0.7; all of them without.",
 )
 _LABEL = click.option("--label", "labels", multiple=True, help="What lines are called, in order.")
-_OUT = click.option("--out", type=click.Path(path_type=Path), required=True,
+_OUT = click.option("--out", type=PathOption(), required=True,
                     help="The figure: PNG, PDF or SVG by its ending.")  # fmt: skip
 _TITLE = click.option("--title", default="", help="Above the figure.")
 _LINE_OPTIONS = [
@@ -271,14 +276,17 @@ def list_(files: tuple[str, ...], log_dir: Path) -> None:
     for name, cells in read_all(find_files(files, log_dir)).items():
         click.echo(f"{name}\n")
         rows = [
-            [_key(key), metric, f"{len(values):,}", _last(values)]
+            [_key(key), metric, *_count_and_last(values)]
             for key, history in cells.items()
             for metric, values in history.items()
         ]
         click.echo(format_table(["key", "metric", "values", "last"], rows) + "\n")
 
 
-def _last(values: Any) -> str:
+def _count_and_last(values: Any) -> tuple[str, str]:
+    if not np.ndim(values):
+        return "1", f"{values:,.4g}"
     if not len(values):
-        return "-"
-    return f"{values[-1]:,.4g}" if getattr(values, "ndim", 1) == 1 else f"{len(values[-1])} columns"
+        return "0", "-"
+    is_line = np.ndim(values) == 1
+    return f"{len(values):,}", f"{values[-1]:,.4g}" if is_line else f"{len(values[-1])} columns"

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from compsgd.rng import derive_key
-from compsgd.workers.data.images import NUM_CLASSES, load_digits, torchvision_loader
+from compsgd.workers.data.idx_files import IDX_DATASETS
+from compsgd.workers.data.images import NUM_CLASSES, idx_loader, load_digits, torchvision_loader
 from compsgd.workers.data.splits import Dataset, ImageFormat
 from compsgd.workers.data.stdlib import load_stdlib
 from compsgd.workers.data.text import load_text
 
 _IMAGES: dict[str, Callable[[Path, bool], Dataset]] = {
     "digits": load_digits,
-    "MNIST": torchvision_loader("MNIST"),
-    "FashionMNIST": torchvision_loader("FashionMNIST"),
+    **{name: idx_loader(name) for name in IDX_DATASETS},
     "CIFAR10": torchvision_loader("CIFAR10"),
 }
 _TEXTS: dict[str, Callable[[Path, int], Dataset]] = {"text": load_text, "stdlib": load_stdlib}

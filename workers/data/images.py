@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compsgd.workers.data.data_files import check_data_files
+from compsgd.workers.data.idx_files import missing_files, read_labelled_images
 from compsgd.workers.data.splits import Dataset, ImageFormat, sha256_of
 from compsgd.workers.failures import RunError, UsageError
 
@@ -68,45 +68,88 @@ def load_digits(root: Path, download: bool) -> Dataset:
     )
 
 
+def idx_loader(name: str) -> Callable[[Path, bool], Dataset]:
+    """What loads a data set of files as MNIST has them, where they lie; torchvision downloads them.
+
+    Args:
+        name: of IDX_DATASETS.
+    """
+
+    def load(root: Path, download: bool) -> Dataset:
+        missing = missing_files(name, root)
+        if missing and not download:
+            raise _not_complete(name, root, f"there is no {missing[0].name}")
+        if missing:
+            _from_torchvision(name, root, True, download)
+        train, test = (_labelled(*read_labelled_images(name, root, part)) for part in _IDX_PARTS)
+        return _dataset(train, test)
+
+    return load
+
+
+_IDX_PARTS = ("train", "t10k")
+
+
 def torchvision_loader(name: str) -> Callable[[Path, bool], Dataset]:
-    """What loads a data set of torchvision.
+    """What loads a data set of torchvision, which checks each of its files.
 
     Args:
         name: of its class.
     """
 
     def load(root: Path, download: bool) -> Dataset:
-        import torchvision
-
-        source = getattr(torchvision.datasets, name)
-        train, test = (_read(source, name, root, part, download) for part in (True, False))
-        check_data_files(name, root)
+        train, test = (_from_torchvision(name, root, part, download) for part in (True, False))
         return _dataset(_as_split(train), _as_split(test))
 
     return load
 
 
-def _read(source: Any, name: str, root: Path, train: bool, download: bool) -> Any:
+def _from_torchvision(name: str, root: Path, train: bool, download: bool) -> Any:
     """A torchvision data set; what can go wrong on the way is one clear line."""
+    import torchvision
+
+    source = getattr(torchvision.datasets, name)
     try:
         return source(root, train=train, download=download)
     except Exception as error:  # torchvision documents none: RuntimeError, OSError, EOFError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
+        reason = _damaged_file(source, root) or reason
         if not download:
-            raise UsageError(
-                f"{name} is not complete in {root.resolve()} ({reason}); name its folder with "
-                "--dataset_root or allow --download true"
-            ) from error
+            raise _not_complete(name, root, reason) from error
         raise RunError(
-            f"{name} could not be downloaded to, verified or unpacked in {root.resolve()}: {reason}"
+            f"{name} could not be downloaded to, verified or unpacked in {root.resolve()}: "
+            f"{reason}; --dataset_root names a folder that has it"
         ) from error
+
+
+def _not_complete(name: str, root: Path, reason: str) -> UsageError:
+    return UsageError(
+        f"{name} is not complete in {root.resolve()} ({reason}); name its folder with "
+        "--dataset_root or allow --download true"
+    )
+
+
+def _damaged_file(source: Any, root: Path) -> str:
+    """Which file of a data set of batches it is, where torchvision does not say."""
+    from torchvision.datasets.utils import check_integrity
+
+    for file, md5 in (*getattr(source, "train_list", ()), *getattr(source, "test_list", ())):
+        path = root / source.base_folder / file
+        if path.exists() and not check_integrity(str(path), md5):
+            return f"{path} is damaged; delete it"
+    return ""
 
 
 def _as_split(source: Any) -> ImageSplit:
     images = torch.as_tensor(source.data)
-    # (n, height, width) or (n, height, width, channels)
-    images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
+    # (n, height, width, channels)
+    images = images.permute(0, 3, 1, 2).contiguous()
     return ImageSplit(images, torch.as_tensor(source.targets, dtype=torch.int64), largest=255)
+
+
+def _labelled(images: Tensor, labels: Tensor) -> ImageSplit:
+    """Of images of one channel, shape (n, height, width)."""
+    return ImageSplit(images.unsqueeze(1), labels, largest=255)
 
 
 def _dataset(train: ImageSplit, test: ImageSplit) -> Dataset:

@@ -205,4 +205,4 @@ def cell_file_name(cell: Cell) -> str:
 
 
 def on_a_terminal() -> bool:
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()

@@ -1,6 +1,7 @@
 """The folder that an experiment leaves behind, and the table at its end."""
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -27,6 +28,8 @@ from compsgd.workers.results.one_writer import LOCK, OneWriter
 from compsgd.workers.train.checkpoint import FOLDER, State
 from compsgd.workers.train.measures import format_number, measure_of
 from compsgd.workers.train.training import CellResult
+
+log = logging.getLogger("compsgd")
 
 _CONFIG, _RESULT, _WEIGHTS = "config.json", "result.json", "weights"
 _HISTORIES, _METRICS = "histories.pkl", "metrics.csv"
@@ -202,12 +205,20 @@ class Experiment:
             self._histories[result.cell] = result.history
             write_histories(self.path / _HISTORIES, self._histories)
             write_metrics(self.path / _METRICS, self._histories)
-            self._draw()
         except (OSError, RuntimeError) as error:
             raise RunError(f"cannot write the results to {self.path}: {error}") from error
+        self._draw_if_possible()
         self._cells.append(self._summary(result, weights))
         traffic = {purpose.value: flow.sent_bytes for purpose, flow in ledger.wire.items()}
         self._write_json(_RESULT, {"cells": self._cells, "process_0_bytes_sent": traffic})
+
+    def _draw_if_possible(self) -> None:
+        """Figures are only wanted; `compsgd plot` draws them from the histories at any time."""
+        try:
+            self._draw()
+        except (OSError, RuntimeError, ValueError, ImportError) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            log.warning("the figures in %s cannot be drawn: %s", self.path, reason)
 
     def _draw(self) -> None:
         labels = {cell: cell_name(cell, self._options.has_range) for cell in self._histories}

@@ -13,7 +13,6 @@ import io
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,10 @@ import torch
 
 from compsgd.comm.group.collectives import Collectives
 from compsgd.comm.group.messages import all_succeed, gather_messages, on_rank_0
+from compsgd.errors import DamagedDataError
 from compsgd.files import atomic_write
 from compsgd.workers.failures import RunError, UsageError
+from compsgd.workers.train.tensor_file import read_tensor_file
 
 FOLDER = "checkpoint"
 _MANIFEST = "manifest.json"
@@ -207,15 +208,9 @@ def read_tensors(path: Path, content: bytes) -> State:
         RunError: it is none, or holds anything else.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file may raise anything
-        reason = str(error).partition(". ")[0] or type(error).__name__
-        raise RunError(f"{path} is no file of tensors: {reason}") from error
-    if not isinstance(state, dict):
-        raise RunError(f"{path} holds {type(state).__name__} instead of a dict")
-    return state
+        return read_tensor_file(content)
+    except DamagedDataError as error:
+        raise RunError(f"{path} is no file of tensors: {error}") from error
 
 
 def _write_parts(folder: Path, contents: Mapping[str, State]) -> State:

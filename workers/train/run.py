@@ -44,6 +44,7 @@ from compsgd.workers.results.digests import shapes_sha256, versions, weights_sha
 from compsgd.workers.results.experiment import Experiment, check_unchanged
 from compsgd.workers.train import checkpoint
 from compsgd.workers.train.checkpoint import Loaded, State
+from compsgd.workers.train.compile_cache import usable_cache
 from compsgd.workers.train.duration import Duration
 from compsgd.workers.train.measures import measure_of
 from compsgd.workers.train.models import check_model, normalises_batches
@@ -73,6 +74,7 @@ def run(options: Options, rank_info: RankInfo) -> None:
     store = open_store(rank_info) if rank_info.launched else None
     with (
         _reported_warnings(rank_info),
+        usable_cache(),
         Watchdog(rank_info, store, options.vote.timeout_s) as watchdog,
     ):
         try:
