@@ -202,8 +202,8 @@ def test_a_name_beyond_ascii_is_drawn(variables, tmp_path):
     write_histories(folder / "histories.pkl", {(0.1, 1.0): {"test_acc_hist": [1.0, 2.0]}})
     for ending in ("png", "svg", "pdf"):
         done = shell(
-            f"{COMPSGD} plot curves 'Prüfung 試験' --metric test_acc_hist --x epochs --title 'Übung' "
-            f"--out figure.{ending}",
+            f"{COMPSGD} plot curves 'Prüfung 試験' --metric test_acc_hist --x epochs "
+            f"--title 'Übung' --out figure.{ending}",
             tmp_path, **variables,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
