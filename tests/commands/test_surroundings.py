@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from command_line import run
 
 from compsgd.codec import numba_cache
+from compsgd.history import write_histories
 from compsgd.workers.failures import UsageError
 from compsgd.workers.train.compile_cache import usable_cache
 
@@ -57,8 +59,15 @@ def test_a_run_writes_its_results_whatever_standard_output_is(output, lines, tmp
         assert len(told) == 1
 
 
-@pytest.mark.parametrize("output", [">&-", ">/dev/full", "| :"])
-@pytest.mark.parametrize("command", ["bytes --num_workers 2", "train --help", "--version"])
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        ("bytes --num_workers 2", ">&-"),
+        ("bytes --num_workers 2", ">/dev/full"),
+        ("bytes --num_workers 2", "| :"),
+        ("train --help", ">/dev/full"),
+    ],
+)
 def test_what_is_printed_and_nothing_else_is_an_error(command, output, tmp_path):
     done = shell(f"{{ {COMPSGD} {command}; echo code $? >code; }} {output}", tmp_path)
     assert (tmp_path / "code").read_text() == "code 1\n"
@@ -71,19 +80,16 @@ def test_an_inherited_plotting_backend(tmp_path):
     done = shell(f"{TRAIN} --compile off", tmp_path, MPLBACKEND=backend)
     assert (done.returncode, done.stderr) == (0, "")
     assert has_results(tmp_path)
-    code = (
-        "import compsgd.plots, matplotlib, os; print(matplotlib.rcParams['backend'], *os.environ)"
-    )
-    kept = shell(
-        f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}", tmp_path, MPLBACKEND="svg"
-    )
+
+
+def test_a_plotting_backend_that_works_is_kept(tmp_path):
+    code = "import os, compsgd.plots, matplotlib as m; print(m.rcParams['backend'], *os.environ)"
+    kept = shell(shlex.join([sys.executable, "-c", code]), tmp_path, MPLBACKEND="svg")
     assert kept.stdout.startswith("svg ")
     assert "MPLBACKEND" in kept.stdout
 
 
 def test_figures_that_cannot_be_drawn_cost_no_results(tmp_path, monkeypatch, capfd):
-    from command_line import run
-
     def fail(*args, **settings):
         raise OSError("no fonts\nat all")
 
@@ -91,9 +97,8 @@ def test_figures_that_cannot_be_drawn_cost_no_results(tmp_path, monkeypatch, cap
     done = run(*shlex.split(TRAIN)[2:], "--compile", "off", cwd=tmp_path)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "logs" / "x" / "result.json").exists()
-    assert (
-        "the figures in logs/x cannot be drawn: no fonts\n" in done.stderr + capfd.readouterr().err
-    )
+    told = done.stderr + capfd.readouterr().err
+    assert "the figures in logs/x cannot be drawn: no fonts\n" in told
 
 
 @pytest.mark.parametrize("compile_", ["auto", "on"])
@@ -136,8 +141,9 @@ def test_caches_on_a_full_disk(options, full_disk, tmp_path):
         assert done.returncode == 0, done.stderr
         assert has_results(tmp_path)
     else:
-        assert (done.returncode, done.stderr.count("\n")) in ((0, 0), (0, 1), (1, 1)), done.stderr
-    assert done.returncode == 0 or "torch.compile fails here" in done.stderr
+        # torch may have said something of its own before.
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("Error: torch.compile fails here (")
 
 
 def test_no_temporary_folder_is_a_line_with_the_remedy(monkeypatch):
@@ -195,15 +201,13 @@ NO_TEXT = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 @pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, NO_TEXT])
 def test_a_name_beyond_ascii_is_drawn(variables, tmp_path):
-    from compsgd.history import write_histories
-
     folder = tmp_path / "logs" / "Prüfung 試験"
     folder.mkdir(parents=True)
     write_histories(folder / "histories.pkl", {(0.1, 1.0): {"test_acc_hist": [1.0, 2.0]}})
     for ending in ("png", "svg", "pdf"):
         done = shell(
-            f"{COMPSGD} plot curves 'Prüfung 試験' --metric test_acc_hist --x epochs "
-            f"--title 'Übung' --out figure.{ending}",
+            f"{COMPSGD} plot curves 'Prüfung 試験' --metric test_acc_hist --x epochs --title Übung "
+            f"--out figure.{ending}",
             tmp_path, **variables,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
@@ -211,11 +215,9 @@ def test_a_name_beyond_ascii_is_drawn(variables, tmp_path):
 
 
 def test_a_formula_that_is_none_is_a_line(tmp_path):
-    from compsgd.history import write_histories
-
     write_histories(tmp_path / "h.pkl", {(0.1, 1.0): {"test_acc_hist": [1.0, 2.0]}})
     done = shell(
-        f"{COMPSGD} plot curves h.pkl --metric test_acc_hist --x epochs --title '$\\frac' "
+        f"{COMPSGD} plot curves h.pkl --metric test_acc_hist --x epochs --title '$\\frac$' "
         "--out figure.png",
         tmp_path,
     )
