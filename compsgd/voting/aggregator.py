@@ -18,6 +18,7 @@ from compsgd.codec.registry import codec_for
 from compsgd.codec.wire import RoundFormat, WireFormat
 from compsgd.errors import DamagedDataError, SettingError
 from compsgd.gradient import Gradient
+from compsgd.kinds import Kind
 from compsgd.layout import FlatLayout, Span, Voters, Workspace, shard_span, voters_within
 from compsgd.rng import BREAK_TIE, BREAK_ZERO, BitStream, derive_key
 from compsgd.settings import VoteSettings
@@ -83,6 +84,9 @@ class Aggregator(Protocol):
 
     def pending(self) -> dict[str, Tensor]:
         """What was compressed since the last `aggregate`, for a state_dict."""
+
+    def pending_kinds(self) -> dict[str, Kind]:
+        """What `pending` may hold, by name."""
 
     def restore(self, pending: Mapping[str, Tensor], round_: int) -> None:
         """Takes over what `pending` returned."""
@@ -287,6 +291,9 @@ class LevelAggregator:
 
     def pending(self) -> dict[str, Tensor]:
         return self.box.pending()
+
+    def pending_kinds(self) -> dict[str, Kind]:
+        return self.box.pending_kinds()
 
     def restore(self, pending: Mapping[str, Tensor], round_: int) -> None:
         self.box.restore(pending, round_)
