@@ -20,6 +20,7 @@ from compsgd.checks import (
     check_integer,
     check_lr,
     is_number,
+    shown,
 )
 from compsgd.codec.binning import BINNINGS
 from compsgd.codec.compiling import COMPILE_CHOICES
@@ -65,7 +66,7 @@ class Name:
 
     def check(self, name: str, value: object) -> str:
         if not isinstance(value, str):
-            raise SettingError(f"{name} is {value!r}; it must be a name")
+            raise SettingError(f"{name} is {shown(value)}; it must be a name")
         return value
 
 
@@ -107,7 +108,7 @@ class Number:
     def check(self, name: str, value: object) -> float:
         if not (is_number(value) and self.at_least <= value <= self.at_most):  # type: ignore[operator]
             raise SettingError(
-                f"{name} is {value!r}; it must be from {self.at_least} to {self.at_most:,}"
+                f"{name} is {shown(value)}; it must be from {self.at_least} to {self.at_most:,}"
             )
         return float(value)  # type: ignore[arg-type]
 
@@ -117,11 +118,11 @@ class Scale:
     """A number, or "mean_abs"."""
 
     def check(self, name: str, value: object) -> float | str:
-        if value == MEAN_ABS:
+        if isinstance(value, str) and value == MEAN_ABS:
             return MEAN_ABS
         if not (is_number(value) and abs(value) <= _LARGEST_SCALE):  # type: ignore[arg-type]
             raise SettingError(
-                f'{name} is {value!r}; it must be "{MEAN_ABS}" or a number from '
+                f'{name} is {shown(value)}; it must be "{MEAN_ABS}" or a number from '
                 f"{-_LARGEST_SCALE:g} to {_LARGEST_SCALE:g}"
             )
         return float(value)  # type: ignore[arg-type]

@@ -22,10 +22,15 @@ class BinUsage:
         self._largest = max_level(num_bits)
         self.by_step: list[npt.NDArray[np.int64]] = []
 
+    @property
+    def num_bins(self) -> int:
+        """Of a step's counts."""
+        return 2 * self._largest + 1
+
     def begin(self, numel: int) -> None:
         """A step in which none of so many elements has been moved yet: what nobody votes on stays
         where it is."""
-        counts = np.zeros(2 * self._largest + 1, dtype=np.int64)
+        counts = np.zeros(self.num_bins, dtype=np.int64)
         counts[self._largest] = numel
         self.by_step.append(counts)
 
@@ -33,7 +38,7 @@ class BinUsage:
         """Counts some of its elements; levels, or means of them, which count rounded away from
         zero."""
         bins = round_away(update).to(torch.int64) + self._largest
-        found = torch.bincount(bins, minlength=2 * self._largest + 1).cpu().numpy()
+        found = torch.bincount(bins, minlength=self.num_bins).cpu().numpy()
         self.by_step[-1] += found
         self.by_step[-1][self._largest] -= update.numel()
 

@@ -6,8 +6,7 @@ update, and applied. What happens in between is the aggregator's.
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,14 +15,31 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from compsgd.checks import check_flag, check_integer, check_lr
+from compsgd.checks import (
+    check_finite,
+    check_flag,
+    check_integer,
+    check_lr,
+    check_parameter,
+    shown,
+)
 from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.codec.combine import MAX_WORKERS, combine_named
 from compsgd.codec.compiling import Work
 from compsgd.errors import GradientError, SettingError
+from compsgd.kinds import is_alike
 from compsgd.layout import FlatLayout
 from compsgd.optim.bin_usage import BinUsage
 from compsgd.optim.param_share import ParamShare
+from compsgd.optim.saved_state import (
+    BIN_COUNTS,
+    EXEMPT_RATIO,
+    IS_EXEMPT,
+    PENDING,
+    ExpectedState,
+    does_not_fit,
+    read_saved_state,
+)
 from compsgd.optim.state import StateViews
 from compsgd.optim.update_rules import Adam, Descent, HeavyBall, StepSize, UpdateRule
 from compsgd.settings import VoteSettings, setting_field
@@ -50,12 +66,8 @@ process_group: of torch.distributed, whose processes train together;
     torch.distributed.group.WORLD is all of them. Each hosts num_workers / size
     workers; a num_workers of 1 is one a process."""
 
-_BIN_COUNTS = "bin_counts"
-_PENDING = "pending "
 # The shares of the parameters: those that are exempt, and those that are voted on, or all.
 _EXEMPT, _MAIN = "exempt", "main"
-_EXEMPT_RATIO = "exempt_lr_ratio"
-_IS_EXEMPT = "exempt"
 _EXEMPT_MOMENTUM = 0.9
 
 
@@ -128,7 +140,7 @@ class RoundOptimizer(torch.optim.Optimizer):
             everything = range(len(self._parameters))
             return {_MAIN: self._float_share(everything, self._rule_of_means())}
         is_exempt = [
-            group.get(_IS_EXEMPT, self.settings.exempts(parameter))
+            group.get(IS_EXEMPT, self.settings.exempts(parameter))
             for group in self.param_groups
             for parameter in group["params"]
         ]
@@ -327,9 +339,9 @@ class RoundOptimizer(torch.optim.Optimizer):
         but not counted, which a distributed checkpoint leaves out."""
         self._refresh()
         state_dict: dict[str, Any] = super().state_dict()
-        extra: dict[str, Any] = {_PENDING + name: value for name, value in self._pending().items()}
+        extra: dict[str, Any] = {PENDING + name: value for name, value in self._pending().items()}
         if self._usage is not None:
-            extra[_BIN_COUNTS] = self._usage.as_lists()
+            extra[BIN_COUNTS] = self._usage.as_lists()
         if extra and self._parameters:
             state = state_dict["state"] = dict(state_dict["state"])
             state[0] = state[0] | extra
@@ -339,65 +351,39 @@ class RoundOptimizer(torch.optim.Optimizer):
         """Takes over state saved by `state_dict`; nothing changes if it does not fit.
 
         Raises:
-            SettingError: state of other parameters or other settings, or without a worker that is
-                hosted here.
-            PeerError, DamagedDataError: what it holds is no ballot of its round.
+            SettingError: state of other parameters or other settings, without a worker that is
+                hosted here, or with values that cannot be; "this state_dict does not fit: ...".
         """
         self._refresh()
-        saved = self._saved_by_parameter(state_dict)
-        self._views.check(saved)
-        step = int(saved[0]["step"]) if saved else 0
-        extra = dict(saved[0]) if saved else {}
-        pending = {
-            name.removeprefix(_PENDING): value
-            for name, value in extra.items()
-            if name.startswith(_PENDING)
-        }
-        if pending:
-            # On trial: if it does not fit, nothing has changed.
-            _restore(self._make_shares(), pending, step)
-        super().load_state_dict(state_dict)
+        with does_not_fit():
+            saved = read_saved_state(state_dict, self._expected_state())
+            if saved.pending:
+                # On trial: if it does not fit, nothing has changed.
+                _restore(self._make_shares(), saved.pending, saved.step)
+        super().load_state_dict(saved.as_state_dict())
         self.state.clear()
-        for parameter, own in zip(self._parameters, saved, strict=True):
-            self.state[parameter] = self._views.known(parameter, own)
+        for parameter, own in zip(self._parameters, saved.by_parameter, strict=True):
+            self.state[parameter] = dict(own)
         # torch has called __setstate__, and so built everything anew, from state that it has cast
         # to the parameters' types.
         self._views.adopt(self.state)
-        _restore(self._shares, pending, step)
+        _restore(self._shares, saved.pending, saved.step)
         if self._usage is not None:
-            self._usage.restore(extra.get(_BIN_COUNTS, []))
+            self._usage.restore(saved.bin_counts)
 
-    def _saved_by_parameter(self, state_dict: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """Raises SettingError unless such an optimizer, over so many parameters, saved this."""
-        missing = {"state", "param_groups"} - set(state_dict)
-        if missing:
-            raise SettingError(f"this state_dict has no {' and no '.join(sorted(missing))}")
-        state, groups = state_dict["state"], state_dict["param_groups"]
-        if "ballots" in state or "ranges" in state:
-            raise SettingError(
-                "this state_dict is of compsgd 0.1, which kept its state in another way; train "
-                "from the weights, or load it with that version"
-            )
-        sizes, own_sizes = (
-            [len(group["params"]) for group in some] for some in (groups, self.param_groups)
+    def _expected_state(self) -> ExpectedState:
+        pending = {
+            f"{name} {kept}": kind
+            for name, share in self._shares.items()
+            for kept, kind in share.aggregator.pending_kinds().items()
+        }
+        return ExpectedState(
+            groups=self.param_groups,
+            fixed=self._fixed,
+            by_parameter=self._views.kinds(),
+            pending=pending,
+            num_bins=None if self._usage is None else self._usage.num_bins,
         )
-        if sizes != own_sizes:
-            raise SettingError(
-                f"this state_dict is of groups of {sizes} parameters; here are {own_sizes}"
-            )
-        for name, value in self._fixed.items():
-            for group in groups:
-                if name not in group:
-                    raise SettingError(
-                        f"this state_dict has no {name}: it is not one of {type(self).__name__}"
-                    )
-                if group[name] != value:
-                    raise SettingError(
-                        f"this state_dict was saved with {name}={group[name]!r}; here it is "
-                        f"{value!r}"
-                    )
-        keys = chain.from_iterable(group["params"] for group in groups)
-        return [state.get(key, {}) for key in keys]
 
     def __getstate__(self) -> dict[str, Any]:
         self._refresh()
@@ -434,7 +420,8 @@ class RoundOptimizer(torch.optim.Optimizer):
         """Flat vectors, their views in `state`, and what takes the rounds, for the parameters as
         they are."""
         self._parameters = [param for group in self.param_groups for param in group["params"]]
-        _check_parameters(self._parameters)
+        for parameter in self._parameters:
+            check_parameter(parameter)
         self._device = self._parameters[0].device if self._parameters else torch.device("cpu")
         self._sizes = [parameter.numel() for parameter in self._parameters]
         self._shares = self._make_shares()
@@ -473,31 +460,36 @@ class RoundOptimizer(torch.optim.Optimizer):
             )
         for group in self.param_groups:
             momentum = self._fixed.get("momentum", 0.0)
-            if group.get("momentum") != momentum:
+            if not is_alike(group.get("momentum"), momentum):
                 raise SettingError(
-                    f"momentum of a parameter group is {group.get('momentum')!r}; "
+                    f"momentum of a parameter group is {shown(group.get('momentum'))}; "
                     f"{type(self).__name__} stays at {momentum}: with OneCycleLR or CyclicLR set "
                     "cycle_momentum=False"
                 )
             for name, value in self._fixed.items():
-                if group.get(name) != value:
+                if not is_alike(group.get(name), value):
                     raise SettingError(
-                        f"{name} of a parameter group is {group.get(name)!r}; it stays {value!r}"
+                        f"{name} of a parameter group is {shown(group.get(name))}; it stays "
+                        f"{value!r}"
                     )
+            for name in ("lr", "l2"):
+                check_finite(f"{name} of a parameter group", group.get(name))
 
     def _check_new_group(self, group: Mapping[str, Any]) -> None:
         """Raises SettingError for what cannot be, or cannot differ from group to group."""
+        if not isinstance(group, Mapping):
+            raise SettingError(f"a parameter group is {shown(group)}; it must be a dict")
         for name, value in group.items():
             if name == "lr":
                 check_lr(value)
             elif name == "l2":
                 setting_field(name).metadata["kind"].check(name, value)
-            elif name == _IS_EXEMPT and "exempt_1d" in self.known_settings:
+            elif name == IS_EXEMPT and "exempt_1d" in self.known_settings:
                 check_flag(name, value)
-            elif name not in _GROUP_NAMES and value != self._fixed.get(name, 0):
+            elif name not in _GROUP_NAMES and not is_alike(value, self._fixed.get(name, 0)):
                 raise SettingError(
-                    f"a parameter group sets {name}={value!r}; only lr, l2 and exempt can differ "
-                    "between groups"
+                    f"a parameter group sets {name}={shown(value)}; only lr, l2 and exempt can "
+                    "differ between groups"
                 )
 
     def _note_exempt_lr(self, group: dict[str, Any]) -> None:
@@ -507,14 +499,14 @@ class RoundOptimizer(torch.optim.Optimizer):
             SettingError: the lr is 0, of which it is no multiple.
         """
         exempt_lr = self.settings.exempt_lr
-        if exempt_lr is None or _EXEMPT_RATIO in group:
+        if exempt_lr is None or EXEMPT_RATIO in group:
             return
         if not float(group["lr"]):
             self.param_groups.pop()
             raise SettingError(
                 "exempt_lr follows the schedule of lr, which starts at 0 here; start it above"
             )
-        group[_EXEMPT_RATIO] = exempt_lr / float(group["lr"])
+        group[EXEMPT_RATIO] = exempt_lr / float(group["lr"])
 
     def _compress(self, slot: int) -> None:
         shares = list(self._shares.values())
@@ -614,7 +606,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         """Of the parameters of a share, as their groups have it now."""
         sizes = []
         for group in self.param_groups:
-            ratio = group.get(_EXEMPT_RATIO, 1.0) if name == _EXEMPT else 1.0
+            ratio = group.get(EXEMPT_RATIO, 1.0) if name == _EXEMPT else 1.0
             sizes += [StepSize(float(group["lr"]) * ratio, float(group["l2"]))] * len(
                 group["params"]
             )
@@ -625,12 +617,16 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._views.step += 1
 
     def _parameter_name(self, index: int) -> str:
-        names = [name for group in self.param_groups for name in group.get("param_names", ())]
-        return str(names[index]) if names else f"number {index}"
+        names = [
+            name
+            for group in self.param_groups
+            for name in group.get("param_names") or [None] * len(group["params"])
+        ]
+        return f"number {index}" if names[index] is None else str(names[index])
 
 
 # What torch or we ourselves put into a group, or a user as a name.
-_GROUP_NAMES = {"params", "param_names", "initial_lr", "name", _EXEMPT_RATIO}
+_GROUP_NAMES = {"params", "param_names", "initial_lr", "name", EXEMPT_RATIO}
 
 
 def _restore(shares: Mapping[str, ParamShare], pending: Mapping[str, Tensor], round_: int) -> None:
@@ -664,11 +660,3 @@ def _exchange(
             f"num_workers is {num_workers}, but the exchange connects {exchange.num_workers}"
         )
     return exchange
-
-
-def _check_parameters(parameters: Iterable[Tensor]) -> None:
-    for parameter in parameters:
-        if isinstance(parameter, torch.nn.UninitializedParameter):
-            raise SettingError(
-                "a parameter has no shape yet (a lazy module): run a batch through the model first"
-            )

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compsgd.errors import SettingError
+from compsgd.kinds import Kind, ScalarInteger, TensorOf
+from compsgd.voting.ballot import LARGEST_ROUND
 
 STEP = "step"
 NON_FINITE = "num_non_finite"
@@ -71,23 +72,14 @@ class StateViews:
         (names,) = (views for one, views in self._views if one is parameter)
         return {name: saved[name] for name in names if name in saved}
 
-    def check(self, saved: Sequence[Mapping[str, Any]]) -> None:
-        """Raises SettingError unless saved state, by parameter, has what `adopt` needs."""
-        for (parameter, views), own in zip(self._views, saved, strict=True):
-            for name, view in views.items():
-                value = own.get(name)
-                if value is None:
-                    raise SettingError(f"this state_dict has no {_described(name)}")
-                if torch.as_tensor(value).shape != view.shape:
-                    raise SettingError(
-                        f"this state_dict's {_described(name)} is of shape {tuple(value.shape)}; "
-                        f"the parameter is of shape {tuple(parameter.shape)}"
-                    )
+    def kinds(self) -> list[dict[str, Kind]]:
+        """By parameter and name, what a saved state must have."""
+        return [{name: _kind_of(view) for name, view in views.items()} for _, views in self._views]
 
 
-def _described(name: str) -> str:
-    kind, _, worker = name.partition(".")
-    return f"{kind} of worker {worker}" if worker else kind
+def _kind_of(view: Tensor) -> Kind:
+    """A saved range may be of another floating type: values are converted."""
+    return TensorOf(view.shape) if view.is_floating_point() else ScalarInteger(0, LARGEST_ROUND)
 
 
 def split_workers(state: Mapping[int, Mapping[str, Any]]) -> tuple[State, dict[int, State]]:

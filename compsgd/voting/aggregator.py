@@ -19,6 +19,7 @@ from compsgd.codec.registry import codec_for
 from compsgd.codec.wire import RoundFormat, WireFormat
 from compsgd.errors import DamagedDataError, PeerError, SettingError
 from compsgd.gradient import Gradient
+from compsgd.kinds import Kind
 from compsgd.layout import FlatLayout, Span, Voters, Workspace, shard_span, voters_within
 from compsgd.rng import BREAK_TIE, BREAK_ZERO, BitStream, derive_key
 from compsgd.settings import VoteSettings
@@ -86,6 +87,9 @@ class Aggregator(Protocol):
 
     def pending(self) -> dict[str, Tensor]:
         """What was compressed since the last `aggregate`, for a state_dict."""
+
+    def pending_kinds(self) -> dict[str, Kind]:
+        """What `pending` may hold, by name."""
 
     def restore(self, pending: Mapping[str, Tensor], round_: int) -> None:
         """Takes over what `pending` returned."""
@@ -346,6 +350,9 @@ class LevelAggregator:
 
     def pending(self) -> dict[str, Tensor]:
         return self.box.pending()
+
+    def pending_kinds(self) -> dict[str, Kind]:
+        return self.box.pending_kinds()
 
     def restore(self, pending: Mapping[str, Tensor], round_: int) -> None:
         self.box.restore(pending, round_)

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from compsgd.codec.wire import RoundFormat
 from compsgd.errors import DamagedDataError, PeerError, SettingError
+from compsgd.kinds import Kind, TensorOf
 from compsgd.layout import FlatLayout, Voters
 from compsgd.voting.exchange import Exchange
 
 _MAGIC = b"csgd"
 _VERSION = 1
 _FIELDS = struct.Struct("<4sBBBBIIii")
+# What a header has room for.
+LARGEST_ROUND = (1 << 32) - 1
 
 
 @dataclass(frozen=True)
@@ -250,6 +253,11 @@ class BallotBox:
         """Copies of the ballots cast so far, as "ballot.<worker>"."""
         hosted = self._exchange.hosted
         return {f"ballot.{hosted[slot]}": self.rows[slot].clone() for slot in self.cast}
+
+    def pending_kinds(self) -> dict[str, Kind]:
+        """What `pending` may hold, by name."""
+        kind = TensorOf(self.rows.shape[1:], [torch.uint8])
+        return {f"ballot.{worker}": kind for worker in self._exchange.hosted}
 
     def restore(self, pending: Mapping[str, Tensor], round_: int) -> None:
         """Takes over what `pending` returned.

@@ -10,6 +10,7 @@ from compsgd.codec.combine import mean
 from compsgd.codec.wire import RoundFormat, WireFormat
 from compsgd.errors import SettingError
 from compsgd.gradient import Gradient
+from compsgd.kinds import Kind, ScalarInteger, TensorOf
 from compsgd.layout import FlatLayout, Span
 from compsgd.voting.aggregator import Outcome
 from compsgd.voting.ballot import BallotBox, header_num_bytes, voters_of
@@ -95,8 +96,19 @@ class FloatAggregator:
             pending["last"] = self._last.clone()
         return pending
 
+    def pending_kinds(self) -> dict[str, Kind]:
+        floats = [torch.float32]
+        return {
+            **self._box.pending_kinds(),
+            "sum": TensorOf(self._sum.shard.shape, floats),
+            "num_added": ScalarInteger(1, len(self.exchange.hosted)),
+            "last": TensorOf((self.layout.numel,), floats),
+        }
+
     def restore(self, pending: Mapping[str, Tensor], round_: int) -> None:
         total = FloatSum(self.layout.numel, self.exchange, self._device)
+        if ("sum" in pending) != ("num_added" in pending):
+            raise SettingError("this state's unfinished sum does not say of how many gradients")
         if "sum" in pending:
             if pending["sum"].shape != total.shard.shape:
                 raise SettingError("this state's unfinished sum has another size")

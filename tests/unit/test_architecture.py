@@ -14,8 +14,8 @@ MAY_IMPORT = {
     "workers": {"compsgd", "comm", "plots"},
 }
 # Inside compsgd, floors: what stands further down imports nothing from above.
-FLOORS = ("errors checks layout rng gradient files unpickling", "codec", "settings", "voting",
-          "upwards", "optim", "history")  # fmt: skip
+FLOORS = ("errors checks kinds strict_json layout rng gradient files unpickling", "codec",
+          "settings", "voting", "upwards", "optim", "history")  # fmt: skip
 # Where the way up begins, inside functions: `process_group=`, `compsgd.comm`, `python -m compsgd`.
 UPWARDS = {"upwards.py", "__main__.py"}
 

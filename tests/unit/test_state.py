@@ -2,11 +2,9 @@
 
 from collections import defaultdict
 
-import pytest
 import torch
 
 from compsgd import VoteSettings
-from compsgd.errors import SettingError
 from compsgd.layout import FlatLayout
 from compsgd.optim.state import StateViews, join_workers, split_workers
 from compsgd.voting.encoder import WorkerEncoder
@@ -98,26 +96,12 @@ def saved_of(parameters, state):
     return [dict(state[parameter]) for parameter in parameters]
 
 
-def test_check_takes_what_adopt_needs():
+def test_the_kinds_take_what_is_there():
     parameters, _, views, state = adopted()
-    views.check(saved_of(parameters, state))
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("max.2", None, "no max of worker 2"),
-        ("step", None, "no step"),
-        ("num_non_finite", None, "no num_non_finite"),
-        ("min.0", torch.zeros(4), r"min of worker 0 is of shape \(4,\).*of shape \(2, 2\)"),
-    ],
-)
-def test_check_refuses_what_does_not_fit(name, value, message):
-    parameters, _, views, state = adopted()
-    saved = saved_of(parameters, state)
-    saved[0][name] = value
-    with pytest.raises(SettingError, match=message):
-        views.check(saved)
+    for own, kinds in zip(saved_of(parameters, state), views.kinds(), strict=True):
+        assert set(own) == set(kinds)
+        for name, kind in kinds.items():
+            kind.check(name, own[name])
 
 
 def numbered_state():

@@ -15,14 +15,18 @@ import torch
 
 from compsgd.comm.traffic.cost import ring_all_reduce
 from compsgd.comm.traffic.ledger import Ledger
+from compsgd.errors import DamagedDataError
 from compsgd.files import atomic_write
 from compsgd.history import Histories, write_histories
+from compsgd.kinds import Kind
+from compsgd.strict_json import read_json
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.options import Options
 from compsgd.workers.report.progress import cell_file_name, cell_name
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.report.tensorboard import FOLDER as TENSORBOARD
 from compsgd.workers.results.digests import versions, weights_sha256
+from compsgd.workers.results.formats import CONFIG, read_checked, result_format
 from compsgd.workers.results.metrics_file import write_metrics
 from compsgd.workers.results.one_writer import LOCK, OneWriter
 from compsgd.workers.train.checkpoint import FOLDER, State
@@ -83,10 +87,10 @@ class Experiment:
     def is_started_by(self, launcher: str) -> bool:
         """Whether the folder is one that this launcher's processes have made."""
         try:
-            config = json.loads((self.path / _CONFIG).read_bytes())
-            return bool(config["run"]["launcher"] == launcher)
-        except (OSError, ValueError, KeyError, TypeError):
+            config = read_checked(self.path / _CONFIG, CONFIG)
+        except (OSError, RunError):
             return False
+        return bool(config["run"].get("launcher") == launcher)
 
     def check_resumable(self) -> None:
         """Raises UsageError if there is no such experiment of ours, or one of other options, or one
@@ -94,9 +98,10 @@ class Experiment:
         if not self.path.exists():
             raise UsageError(f"there is no experiment {self.path} to --resume")
         if not _is_experiment(self.path):
+            reason = _why_not_own(self.path / _CONFIG)
             raise UsageError(
                 f"{self.path} is no experiment of compsgd, or holds other files too; it is not "
-                "resumed"
+                f"resumed{reason}"
             )
         self._writer.take()
         then = self._options_then()
@@ -106,27 +111,25 @@ class Experiment:
     def _options_then(self) -> dict[str, str] | None:
         """The lasting options that config.json has; None where it was not written yet."""
         try:
-            config = json.loads((self.path / _CONFIG).read_bytes())
-            found: dict[str, str] = config["lasting"]
+            found: dict[str, str] = read_checked(self.path / _CONFIG, CONFIG)["lasting"]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.path / _CONFIG} is damaged: {error}") from error
         return found
 
     def read_results(self) -> bool:
         """Whether this experiment is finished; its results are then those of its files."""
         try:
-            result = json.loads((self.path / _RESULT).read_bytes())
-            self._cells = list(result["cells"])
+            self._cells = read_checked(self.path / _RESULT, self._result_format)["cells"]
         except FileNotFoundError:
             return False
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.path / _RESULT} is damaged: {error}") from error
         if self.is_finished:
             return True
         self._cells = []
         return False
+
+    @property
+    def _result_format(self) -> Kind:
+        return result_format(self._options.cells(), self._measure.results)
 
     def finished_cells(self) -> State:
         """Those that `save` has added, for a checkpoint."""
@@ -193,7 +196,7 @@ class Experiment:
             "run": environment,
             "versions": versions(),
         }
-        self._write_json(_CONFIG, content)
+        self._write_json(_CONFIG, content, CONFIG)
 
     def save(self, result: CellResult, ledger: Ledger) -> None:
         """Adds a finished cell: weights, histories, plots, result.json, in this order, each
@@ -210,7 +213,8 @@ class Experiment:
         self._draw_if_possible()
         self._cells.append(self._summary(result, weights))
         traffic = {purpose.value: flow.sent_bytes for purpose, flow in ledger.wire.items()}
-        self._write_json(_RESULT, {"cells": self._cells, "process_0_bytes_sent": traffic})
+        content = {"cells": self._cells, "process_0_bytes_sent": traffic}
+        self._write_json(_RESULT, content, self._result_format)
 
     def _draw_if_possible(self) -> None:
         """Figures are only wanted; `compsgd plot` draws them from the histories at any time."""
@@ -298,10 +302,12 @@ class Experiment:
             "weights_sha256": weights_sha256(result.weights),
         }
 
-    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+    def _write_json(self, name: str, content: dict[str, Any], kind: Kind) -> None:
+        content = _finite(content)
+        kind.check("", content)
         try:
             with atomic_write(self.path / name) as file:
-                text = json.dumps(_finite(content), indent=2, allow_nan=False)
+                text = json.dumps(content, indent=2, allow_nan=False)
                 file.write(text.encode() + b"\n")
         except OSError as error:
             raise RunError(f"cannot write {self.path / name}: {error.strerror}") from error
@@ -353,10 +359,22 @@ _CONFIG_KEYS = {"options", "lasting", "run", "versions"}
 
 def _is_own_config(path: Path) -> bool:
     try:
-        content = set(json.loads(path.read_bytes()))
-        return {"options", "run", "versions"} <= content <= _CONFIG_KEYS
-    except (OSError, ValueError, TypeError):
+        content = read_json(path)
+    except (OSError, DamagedDataError):
         return False
+    own = {"options", "run", "versions"}
+    return isinstance(content, dict) and own <= set(content) <= _CONFIG_KEYS
+
+
+def _why_not_own(path: Path) -> str:
+    """Of a config.json that cannot be read."""
+    try:
+        read_json(path)
+    except DamagedDataError as error:
+        return f" ({error})"
+    except OSError:
+        pass
+    return ""
 
 
 def _clear(path: Path) -> None:

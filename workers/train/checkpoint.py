@@ -22,9 +22,10 @@ import torch
 
 from compsgd.comm.group.collectives import Collectives
 from compsgd.comm.group.messages import all_succeed, gather_messages, on_rank_0
-from compsgd.errors import DamagedDataError
+from compsgd.errors import CompsgdError, DamagedDataError
 from compsgd.files import atomic_write
 from compsgd.workers.failures import RunError, UsageError
+from compsgd.workers.results.formats import SIGNED, manifest_format, read_checked
 from compsgd.workers.train.tensor_file import read_tensor_file
 
 FOLDER = "checkpoint"
@@ -53,11 +54,17 @@ class Checkpoints:
     """The checkpoints of one experiment; all processes call the same methods in the same order."""
 
     def __init__(
-        self, path: Path, hosted: Sequence[int], peers: Collectives, is_first_here: bool
+        self,
+        path: Path,
+        num_cells: int,
+        hosted: Sequence[int],
+        peers: Collectives,
+        is_first_here: bool,
     ) -> None:
         """
         Args:
             path: the folder.
+            num_cells: of the run.
             hosted: the workers of this process.
             peers: all processes.
             is_first_here: whether this process tidies up on its machine.
@@ -66,6 +73,7 @@ class Checkpoints:
         self._hosted = hosted
         self._peers = peers
         self._is_first_here = is_first_here
+        self._format = manifest_format(num_cells, peers.num_workers)
         self._serial = 0
         self._found: State | None = None
 
@@ -76,6 +84,8 @@ class Checkpoints:
             RunError: its manifest is damaged.
         """
         self._found = on_rank_0(self._peers, self._read_manifest, _FAILURES)
+        if self._found is not None and self._peers.rank != 0:
+            self._format.check("the manifest that rank 0 sends", self._found)
         if self._found is None:
             return None
         self._serial = self._found["serial"]
@@ -165,37 +175,35 @@ class Checkpoints:
     def _read_manifest(self) -> State | None:
         path = self.path / _MANIFEST
         try:
-            signed = json.loads(path.read_bytes())
-            manifest: State = signed["manifest"]
-            digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
-            is_whole = signed["sha256"] == digest
+            signed = read_checked(path, SIGNED)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise RunError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RunError(f"{path} is damaged, or no manifest of a checkpoint") from error
-        if not is_whole:
+        manifest: State = signed["manifest"]
+        digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+        if signed["sha256"] != digest:
             raise RunError(f"{path} is damaged: its content does not match its digest")
         if manifest["format"] != _FORMAT:
             raise RunError(
                 f"{path} is of format {manifest['format']}; this version reads {_FORMAT}"
             )
+        try:
+            self._format.check("", manifest)
+        except CompsgdError as error:
+            raise RunError(f"{path} is none of this run: {error}") from error
         return manifest
 
     def _read_part(self, manifest: State, name: str) -> State:
         path = self.path / f"{manifest['serial']:06d}" / name
-        expected = manifest["parts"].get(name)
-        if expected is None:
-            raise RunError(f"{self.path / _MANIFEST} names no {name}: the checkpoint is incomplete")
+        expected = manifest["parts"][name]
+        size_bytes = expected["size_bytes"]
         try:
-            content = path.read_bytes()
+            found_bytes = path.stat().st_size
+            # Nothing of another size is read.
+            content = path.read_bytes() if found_bytes == size_bytes else b""
         except OSError as error:
             raise RunError(f"{path} cannot be read: {error.strerror}") from error
-        if len(content) != expected["size_bytes"]:
-            raise RunError(
-                f"{path} is damaged: {len(content):,} bytes instead of {expected['size_bytes']:,}"
-            )
+        if found_bytes != size_bytes:
+            raise RunError(f"{path} is damaged: {found_bytes:,} bytes instead of {size_bytes:,}")
         if hashlib.sha256(content).hexdigest() != expected["sha256"]:
             raise RunError(f"{path} is damaged: its content does not match its digest")
         return read_tensors(path, content)

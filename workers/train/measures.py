@@ -37,6 +37,11 @@ class Measure(NamedTuple):
     of: Callable[[BatchScore | Score], float]
     columns: tuple[Column, ...]
 
+    @property
+    def results(self) -> list[str]:
+        """The entries of result.json that the table shows."""
+        return [column.result for column in self.columns]
+
     def number(self, score: BatchScore | Score, digits: int = 2) -> str:
         return format_number(self.of(score), digits) + self.unit
 

@@ -105,7 +105,9 @@ class _Run:
         self._hosted = build_exchange(options.vote.exchange, network.gradient).hosted
         is_first_here = rank_info.local_rank == 0
         path = self._experiment.path / checkpoint.FOLDER
-        self._checkpoints = checkpoint.Checkpoints(path, self._hosted, self._peers, is_first_here)
+        self._checkpoints = checkpoint.Checkpoints(
+            path, len(options.cells()), self._hosted, self._peers, is_first_here
+        )
 
     def release(self) -> None:
         """Others may have the experiment."""
@@ -163,10 +165,10 @@ class _Run:
         check_unchanged(lasting, found["options"], self._checkpoints.path)
         here = self._surroundings()
         for name, then in found["surroundings"].items():
-            if here[name] != then:
+            if here.get(name) != then:
                 log.warning(
                     "%s is %s, and was %s before: bits may differ from those of a run that was "
-                    "never interrupted", name, here[name], then,
+                    "never interrupted", name, here.get(name), then,
                 )  # fmt: skip
 
     def _lasting(self, preparation: Preparation, dataset: Dataset) -> dict[str, str]:

@@ -1,0 +1,150 @@
+"""Files of a run that are well formed and wrong: one line that names file and field."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+from command_line import run
+from mutations import mutations
+from stopping import stopped_after
+
+from compsgd.comm import Collectives, Ledger
+from compsgd.comm.traffic.ledger import Purpose
+from compsgd.workers.failures import RunError, UsageError
+from compsgd.workers.results.formats import CONFIG, read_checked, result_format
+from compsgd.workers.train.checkpoint import Checkpoints
+
+QUICK = ["--model", "mlp", "--epochs", "1", "--batch_size", "256", "--num_workers", "2",
+         "--threads", "1", "--compile", "off", "--exp_name", "x", "--lr", "0.1"]  # fmt: skip
+CELLS = [(0.1, 0.99)]
+# Deeper than the stack: no writer of JSON could write it.
+DEEP = '{"options": ' + "[" * 100_000
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    assert run(*QUICK, "--weight_decay", "0.99", "--log_dir", folder).exit_code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupted")
+    with stopped_after(1):
+        assert run(*QUICK, "--weight_decay", "0.99", "--log_dir", folder).exit_code == 1
+    return folder
+
+
+def written(path, value):
+    """Whether JSON has words for it at all."""
+    try:
+        path.write_text(json.dumps(value))
+    except RecursionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("config.json", CONFIG), ("result.json", result_format(CELLS, ["train_acc", "test_acc"]))],
+)
+def test_mutated_files_are_taken_or_named(name, kind, finished, tmp_path):
+    path = tmp_path / name
+    valid = json.loads((finished / "x" / name).read_bytes())
+    assert read_checked(finished / "x" / name, kind) == valid
+    refused = []
+    for _, mutated in mutations(valid, tensors=False):
+        if written(path, mutated):
+            try:
+                read_checked(path, kind)
+            except RunError as error:
+                refused.append(str(error))
+    assert len(refused) > 100
+    assert [one for one in refused if not one.startswith(f"{path} ") or "\n" in one] == []
+
+
+def checkpoints(folder):
+    peers = Collectives(Ledger(), Purpose.BOOKKEEPING, num_workers=2)
+    return Checkpoints(folder / "checkpoint", 1, [0, 1], peers, True)
+
+
+def sign(path, manifest):
+    digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    return written(path, {"sha256": digest, "manifest": manifest})
+
+
+def test_mutated_manifests_are_taken_or_named(interrupted, tmp_path):
+    """Behind the right digest, too; the parts behind them as well."""
+    shutil.copytree(interrupted / "x", tmp_path / "x")
+    path = tmp_path / "x" / "checkpoint" / "manifest.json"
+    signed = json.loads(path.read_bytes())
+    refused = []
+    for value, write in ((signed, written), (signed["manifest"], sign)):
+        for _, mutated in mutations(value, tensors=False):
+            try:
+                if not write(path, mutated):
+                    continue
+            except RecursionError:
+                continue
+            found = checkpoints(tmp_path / "x")
+            try:
+                if found.find() is not None:
+                    found.load()
+            except (RunError, UsageError) as error:
+                refused.append(str(error))
+    assert len(refused) > 100
+    assert [one for one in refused if str(tmp_path) not in one or "\n" in one] == []
+
+
+def resumed(folder):
+    result = run(*QUICK, "--weight_decay", "0.99", "--log_dir", folder, "--resume")
+    assert result.exit_code in (1, 2), result.output
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"options":{},"lasting":["a"],"run":{},"versions":{}}', "lasting is a list of 1"),
+        (DEEP, "line 1 is nested more than 32 deep"),
+        ('{"options":{},"run":{},"versions":{}}', "it has no lasting"),
+    ],
+)
+def test_a_config_that_is_wrong(content, expected, finished, tmp_path):
+    shutil.copytree(finished / "x", tmp_path / "x")
+    (tmp_path / "x" / "config.json").write_text(content)
+    message = resumed(tmp_path)
+    assert str(tmp_path / "x" / "config.json") in message
+    assert expected in message
+
+
+def test_a_result_that_is_wrong(finished, tmp_path):
+    shutil.copytree(finished / "x", tmp_path / "x")
+    (tmp_path / "x" / "result.json").write_text('{"cells":[{"lr":1}]}')
+    assert f"{tmp_path / 'x' / 'result.json'} is damaged, or none of ours: it has no process_0" in (
+        resumed(tmp_path)
+    )
+
+
+def test_a_cell_that_there_is_not(interrupted, tmp_path):
+    shutil.copytree(interrupted / "x", tmp_path / "x")
+    path = tmp_path / "x" / "checkpoint" / "manifest.json"
+    manifest = json.loads(path.read_bytes())["manifest"]
+    manifest["facts"]["cell"] = 99
+    sign(path, manifest)
+    message = resumed(tmp_path)
+    assert f"{path} is none of this run: facts.cell is 99; it must be an integer from 0 to 0" in (
+        message
+    )
+
+
+def test_a_part_of_another_size_is_not_read(interrupted, tmp_path):
+    """It would fill the memory."""
+    shutil.copytree(interrupted / "x", tmp_path / "x")
+    (part,) = (tmp_path / "x" / "checkpoint").rglob("shared.pt")
+    with part.open("r+b") as file:
+        file.truncate(1 << 40)
+    assert "shared.pt is damaged: 1,099,511,627,776 bytes instead of" in resumed(tmp_path)
