@@ -1,6 +1,7 @@
 """The ways a run ends badly, as the command reports them: one line and an exit code."""
 
 import signal
+from typing import NoReturn
 
 import click
 
@@ -35,6 +36,11 @@ class Interruption(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
+
+
+def interrupt(number: int, frame: object) -> NoReturn:
+    """A handler of signals."""
+    raise Interruption(number)
 
 
 def interrupted_exit_code(number: int | None = signal.SIGINT) -> int:

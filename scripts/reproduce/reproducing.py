@@ -18,7 +18,7 @@ from compsgd.files import atomic_write
 from compsgd.plots import save_figure
 from compsgd.workers.commands.cli import execute
 from compsgd.workers.data.datasets import IMAGE_FORMATS
-from compsgd.workers.failures import RunError, UsageError
+from compsgd.workers.failures import RunError, UsageError, interrupt
 from compsgd.workers.report.progress import on_a_terminal
 
 _OPTIONS = [
@@ -91,7 +91,7 @@ def _make_folder(out: Path) -> None:
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
     """So that no run goes on alone."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

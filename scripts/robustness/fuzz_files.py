@@ -101,8 +101,9 @@ HISTORY = {
 }
 CELL = dict.fromkeys(
     ("lr", "decay", "train_loss", "train_acc", "test_loss", "test_acc", "last_epoch_acc",
-     "bytes_per_worker_and_step", "compression_rate", "num_non_finite", "seconds"), 1,
-)  # fmt: skip
+     "bytes_per_worker_and_step", "compression_rate", "num_non_finite", "seconds",
+     "num_parameters", "num_steps"), 1,
+) | {"lr": 0.1, "weights": "weights/x.pt", "weights_sha256": "0" * 64}  # fmt: skip
 HISTORIES = {(0.1, 1.0): HISTORY, (0.01, 0.5): {"test_acc_hist": [1.0]}}
 
 
@@ -117,7 +118,9 @@ def formats(folder: Path) -> list[Format]:
     state = {"weights": torch.nn.BatchNorm1d(3).state_dict(), "round": 7, "range": torch.ones(2, 3)}
     experiment, checkpoints = prepared(folder)
     manifest = {"format": 2, "serial": 1, "facts": {"cell": 0, "options": {}, "surroundings": {}},
-                "parts": {"shared.pt": {"size_bytes": 10, "sha256": "0" * 64}}}  # fmt: skip
+                "parts": dict.fromkeys(("shared.pt", "worker0.pt"),
+                                       {"size_bytes": 10, "sha256": "0" * 64})}  # fmt: skip
+    sent = {purpose.value: 1 for purpose in Purpose}
     labels = b"\0\0\x08\x01\0\0\x27\x10" + bytes(range(10)) * 1000
     return [
         Format("histories", pickles, read_histories_file),
@@ -128,7 +131,7 @@ def formats(folder: Path) -> list[Format]:
         Format("manifest, digest fits", (json.dumps(manifest).encode(),),
                functools.partial(read_manifest, checkpoints), signed),
         Format("config.json", (config(experiment),), functools.partial(read_config, experiment)),
-        Format("result.json", (json.dumps({"cells": [CELL]}).encode(),),
+        Format("result.json", (json.dumps({"cells": [CELL], "process_0_bytes_sent": sent}).encode(),),
                functools.partial(read_result, experiment)),
         Format("idx", (labels,), functools.partial(read_idx, "")),
         Format("idx, packed", (gzip.compress(labels),), functools.partial(read_idx, ".gz")),
@@ -230,7 +233,9 @@ def prepared(folder: Path) -> tuple[Experiment, Checkpoints]:
     experiment.create({})
     (experiment.path / "checkpoint").mkdir(exist_ok=True)
     alone = Collectives(Ledger(), Purpose.BOOKKEEPING, 1, None)
-    return experiment, Checkpoints(experiment.path / "checkpoint", [0], alone, is_first_here=True)
+    return experiment, Checkpoints(
+        experiment.path / "checkpoint", 1, [0], alone, is_first_here=True
+    )
 
 
 def config(experiment: Experiment) -> bytes:

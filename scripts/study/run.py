@@ -24,7 +24,7 @@ from tasks import TASKS
 
 from compsgd.workers.commands.cli import execute
 from compsgd.workers.commands.spreading import SpreadingCommand
-from compsgd.workers.failures import RunError
+from compsgd.workers.failures import RunError, interrupt
 
 _HERE = Path(__file__).resolve().parent
 ALL = "all"
@@ -120,7 +120,7 @@ def _report_failures(runner: Runner) -> None:
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
     """So that no run goes on alone."""
-    before: Any = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before: Any = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

@@ -290,7 +290,7 @@ def test_a_terminated_script_goes_on_where_it_was(tmp_path):
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=60) == 143
         assert process.stderr.read().strip() == "Error: interrupted"
     assert "a checkpoint is written" in log.read_text()
     finished = run_command(*script)

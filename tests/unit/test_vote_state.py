@@ -14,7 +14,7 @@ SAVED = {"iteration": 3, "memory": RANGES, "settings": VoteState().settings.last
     ("arguments", "message"),
     [
         ({"scale": "mean"}, "scale is 'mean'"),
-        ({"scale": 10**400}, "scale is 1000"),
+        ({"scale": 10**400}, "scale is an integer of 1329 bits"),
         ({"scale": float("nan")}, "scale is nan"),
         ({"num_bits": 9}, "num_bits is 9"),
         ({"timeout_s": "x"}, "timeout_s is 'x'"),

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
@@ -257,6 +258,8 @@ class _Children:
 def _postponed_interrupts() -> Iterator[None]:
     """A process that is started within hears of Ctrl-C only when it is ready (`_begin`): until then
     it would show a traceback. SIGTERM, which comes from here, ends it before."""
+    # What multiprocessing starts beside the first process lets interrupts through again.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
