@@ -118,9 +118,9 @@ def formats(folder: Path) -> list[Format]:
     state = {"weights": torch.nn.BatchNorm1d(3).state_dict(), "round": 7, "range": torch.ones(2, 3)}
     experiment, checkpoints = prepared(folder)
     manifest = {"format": 2, "serial": 1, "facts": {"cell": 0, "options": {}, "surroundings": {}},
-                "parts": dict.fromkeys(("shared.pt", "worker0.pt"),
-                                       {"size_bytes": 10, "sha256": "0" * 64})}  # fmt: skip
-    sent = {purpose.value: 1 for purpose in Purpose}
+                "parts": {name: {"size_bytes": 10, "sha256": "0" * 64}
+                          for name in ("shared.pt", "worker0.pt")}}  # fmt: skip
+    result = {"cells": [CELL], "process_0_bytes_sent": {purpose.value: 1 for purpose in Purpose}}
     labels = b"\0\0\x08\x01\0\0\x27\x10" + bytes(range(10)) * 1000
     return [
         Format("histories", pickles, read_histories_file),
@@ -131,7 +131,7 @@ def formats(folder: Path) -> list[Format]:
         Format("manifest, digest fits", (json.dumps(manifest).encode(),),
                functools.partial(read_manifest, checkpoints), signed),
         Format("config.json", (config(experiment),), functools.partial(read_config, experiment)),
-        Format("result.json", (json.dumps({"cells": [CELL], "process_0_bytes_sent": sent}).encode(),),
+        Format("result.json", (json.dumps(result).encode(),),
                functools.partial(read_result, experiment)),
         Format("idx", (labels,), functools.partial(read_idx, "")),
         Format("idx, packed", (gzip.compress(labels),), functools.partial(read_idx, ".gz")),
