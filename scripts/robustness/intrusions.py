@@ -73,7 +73,7 @@ class Intruder:
                 return
             there = store.list_keys()
             folders = {key.rpartition("/")[0] for key in there} | {""}
-            ours = [f"{folder}/{key}".lstrip("/") for folder in folders for key in OUR_KEYS]
+            ours = [f"{folder}/{key}" if folder else key for folder in folders for key in OUR_KEYS]
             for key in self.draw.sample(there + ours, min(8, len(there) + len(ours))):
                 store.set(key, self.draw.choice(FORGERIES))
 
@@ -85,7 +85,7 @@ class Intruder:
             code = base64.b64encode(pickle.dumps(_Code(self.canary)))
             found = [key for key in store.list_keys() if "torch.rendezvous" in key]
             for key in found or ["torch.rendezvous.none"]:
-                store.set(key.removeprefix("/"), code)
+                store.set(key, code)
 
     @contextlib.contextmanager
     def _connected(self, port: int | None = None):
@@ -108,17 +108,17 @@ class Intruder:
         import torch.distributed as dist
 
         port = self._find_store()
-        if port is None:
-            yield None
-            return
-        try:
-            store = dist.TCPStore(
-                self.address, port, is_master=False, timeout=STORE_TIMEOUT, wait_for_workers=False
-            )
-            self.seen["let into the store"] += 1
+        store = None
+        with contextlib.suppress(RuntimeError):
+            if port is not None:
+                store = dist.TCPStore(
+                    self.address, port, is_master=False, timeout=STORE_TIMEOUT,
+                    wait_for_workers=False,
+                )  # fmt: skip
+                self.seen["let into the store"] += 1
+        # It may go while it is written into.
+        with contextlib.suppress(RuntimeError):
             yield store
-        except RuntimeError:
-            self.seen["shut out of the store"] += 1
 
     def _find_store(self) -> int | None:
         """The one that answers a ping as torch's store does, tried one after the other."""
