@@ -96,11 +96,24 @@ def test_who_makes_the_folder_first(tmp_path, monkeypatch):
     assert (folder / "result.json").exists()
 
 
-def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, caplog):
+@pytest.fixture
+def no_locks(monkeypatch):
     def acquire(self, **arguments):
         raise NotImplementedError("no flock here")
 
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
-    OneWriter(tmp_path).take()
+
+
+def test_a_file_system_without_locks_is_told_of(no_locks, tmp_path, caplog):
+    writer = OneWriter(tmp_path)
+    for _ in range(2):
+        writer.take()
     (record,) = caplog.records
     assert "cannot be locked (no flock here): see to it that no other run" in record.getMessage()
+
+
+@pytest.mark.parametrize("option", ["--overwrite", "--resume"])
+def test_a_file_system_without_locks_keeps_nobody_out(option, no_locks, finished):
+    result = train(finished, option)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("cannot be locked") == 1

@@ -14,17 +14,17 @@ LOCK = ".lock"
 
 class OneWriter:
     """The right to write into a folder, for one run at a time on all machines that share it. The
-    operating system takes it back from a process that has ended, however it has."""
+    operating system takes it back from a process that has ended, however it has.
+
+    Attributes:
+        is_taken: whether this run has it; where the file system has no locks, whether it has asked.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Args: folder: it need not be there yet."""
         self._folder = folder
         self._lock = FileLock(folder / LOCK, thread_local=False)
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether this run has it."""
-        return self._lock.is_locked
+        self.is_taken = False
 
     def take(self) -> None:
         """Returns at once; the folder must be there. Taken again, it is still taken.
@@ -46,9 +46,11 @@ class OneWriter:
                 "%s cannot be locked (%s): see to it that no other run writes to it",
                 self._folder, error,
             )  # fmt: skip
+        self.is_taken = True
 
     def release(self) -> None:
         """Others may have it; nothing of it is left in the folder."""
-        if self.is_taken:
+        self.is_taken = False
+        if self._lock.is_locked:
             (self._folder / LOCK).unlink(missing_ok=True)
             self._lock.release()
