@@ -25,6 +25,8 @@ class RepeatedBackward:
 
     def note_vote(self) -> None:
         """Every gradient now is a vote."""
+        if not self._handles:
+            return
         self._voted_versions = self._versions()
 
     def remove(self) -> None:

@@ -1,6 +1,8 @@
 """The ways a run ends badly, as the command reports them: one line and an exit code."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import click
@@ -38,8 +40,17 @@ class Interruption(KeyboardInterrupt):
         self.number = number
 
 
-def interrupt(number: int, frame: object) -> NoReturn:
-    """A handler of signals."""
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Within, SIGTERM raises, as Ctrl-C does, so that nothing that was started goes on alone."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
     raise Interruption(number)
 
 

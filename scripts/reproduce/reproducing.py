@@ -1,7 +1,5 @@
 """The command that all of these scripts are: run what is missing, compare, draw."""
 
-import contextlib
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -18,7 +16,7 @@ from compsgd.files import atomic_write
 from compsgd.plots import save_figure
 from compsgd.workers.commands.cli import execute
 from compsgd.workers.data.datasets import IMAGE_FORMATS
-from compsgd.workers.failures import RunError, UsageError, interrupt
+from compsgd.workers.failures import RunError, UsageError, terminated_like_interrupted
 from compsgd.workers.report.progress import on_a_terminal
 
 _OPTIONS = [
@@ -60,7 +58,7 @@ def command(families: Sequence[Family], table_name: str | None = None) -> click.
         laboratory = Laboratory(out=out, **where)
         _make_folder(out)
         if jobs:
-            with _terminated_like_interrupted():
+            with terminated_like_interrupted():
                 _run(in_turns(families, grid, laboratory), laboratory, jobs)
         try:
             _report(families, grid, laboratory, table_name)
@@ -86,16 +84,6 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """So that no run goes on alone."""
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run(trainings: Sequence[Training], laboratory: Laboratory, jobs: int) -> None:

@@ -22,9 +22,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import click
-import torch
 from hostile_modes import MODES, RANK, Mode
 
+from compsgd.comm.group.hosted_store import LOOPBACK, host_store
 from compsgd.workers.report.tables import format_table
 
 _HERE = Path(__file__).resolve().parent
@@ -101,13 +101,13 @@ _FINE = ("found out", "outvoted", "ended by gloo")
 @contextlib.contextmanager
 def _started(arguments: list[str], folder: Path) -> "Iterator[list[subprocess.Popen[bytes]]]":
     """All ranks; none outlives the context."""
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = host_store()
     processes = []
     try:
         for rank in range(_NUM_RANKS):
             variables = {
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(_NUM_RANKS),
-                "LOCAL_WORLD_SIZE": str(_NUM_RANKS), "MASTER_ADDR": "127.0.0.1",
+                "LOCAL_WORLD_SIZE": str(_NUM_RANKS), "MASTER_ADDR": LOOPBACK,
                 "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
                 "OMP_NUM_THREADS": "1",
             }  # fmt: skip

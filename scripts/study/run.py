@@ -6,13 +6,10 @@ Runs what is missing, the most needed first, and writes results.csv, curves.csv,
 figures beside this file. What is there is not run again; interrupted, the same command goes on.
 """
 
-import contextlib
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import click
 from plan import PLAN, STAGES, Part, planned, ready
@@ -24,7 +21,7 @@ from tasks import TASKS
 
 from compsgd.workers.commands.cli import execute
 from compsgd.workers.commands.spreading import SpreadingCommand
-from compsgd.workers.failures import RunError, interrupt
+from compsgd.workers.failures import RunError, terminated_like_interrupted
 
 _HERE = Path(__file__).resolve().parent
 ALL = "all"
@@ -91,7 +88,7 @@ def command(plan: Sequence[Part]) -> click.Command:
         ]
         runner = Runner(records, data, jobs)
         stages = STAGES if stage == ALL else (stage,)
-        with _terminated_like_interrupted():
+        with terminated_like_interrupted():
             for trial in runner.run(lambda: ready(chosen, stages, records.metric)):
                 row = records.row(trial)
                 shown = "no result" if row is None else f"{row.metric:g} ({row.seconds:.0f} s)"
@@ -115,16 +112,6 @@ def _report_failures(runner: Runner) -> None:
     if runner.failed:
         logs = "\n".join(str(runner.log(trial)) for trial in runner.failed)
         raise RunError(f"{len(runner.failed)} runs failed; the same command tries again:\n{logs}")
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """So that no run goes on alone."""
-    before: Any = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
 from command_line import run
+from disks import mounted_disk
 from stopping import outcome, stopped_after
 
 from compsgd.workers.failures import RunError
@@ -118,13 +118,8 @@ def test_a_list_is_no_state(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system with room for one checkpoint and not for two."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount).returncode:
-        pytest.skip("mounting a small file system takes Linux, and root")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with mounted_disk(tmp_path, "8m") as disk:
+        yield disk
 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_what_was_good(small_disk, tmp_path):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from command_line import run
+from disks import mounted_disk
 
 from compsgd.codec import numba_cache
 from compsgd.history import write_histories
@@ -117,16 +118,9 @@ def test_caches_that_cannot_be_written(compile_, tmp_path):
 @pytest.fixture
 def full_disk(tmp_path):
     """A file system with nothing left."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]
-    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount).returncode:
-        pytest.skip("mounting a small file system takes Linux, and root")
-    try:
+    with mounted_disk(tmp_path, "16k") as disk:
         (disk / "rest").write_bytes(bytes(12 << 10))
         yield disk
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("options", ["--compile native", "--compile on --rand_zero false"])

@@ -284,6 +284,22 @@ def test_the_hook_compares_what_it_receives():
 # Who it was.
 
 
+def step_with_damage(way, numel, place, value):
+    """A round in which a byte of what comes from process 1 arrives as another one."""
+
+    def damage(rows):
+        rows[1, place] = value
+        return rows
+
+    weights = torch.zeros(numel)
+    optimizer = compsgd.CompressedSGDVote(
+        [weights], 0.1, process_group=dist.group.WORLD, exchange=way
+    )
+    weights.grad = torch.ones(numel)
+    with tampering(*KIND_OF[way], dist.get_rank(), damage):
+        optimizer.step()
+
+
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
@@ -295,38 +311,14 @@ def test_the_hook_compares_what_it_receives():
 )
 @on_ranks(2)
 def test_a_damaged_ballot_names_its_worker(place, value, said):
-    def damage(rows):
-        rows[1, place] = value
-        return rows
-
-    weights = torch.zeros(11)
-    optimizer = compsgd.CompressedSGDVote(
-        [weights], 0.1, process_group=dist.group.WORLD, exchange="all_gather"
-    )
-    weights.grad = torch.ones(11)
-    with (
-        tampering(exchanges.AllGatherExchange, "distribute", dist.get_rank(), damage),
-        pytest.raises(CompsgdError, match=f"^the ballot of worker 1: .*{said}"),
-    ):
-        optimizer.step()
+    with pytest.raises(CompsgdError, match=f"^the ballot of worker 1: .*{said}"):
+        step_with_damage("all_gather", 11, place, value)
 
 
 @on_ranks(2)
 def test_a_damaged_result_names_its_rank():
-    def damage(rows):
-        rows[1, -1] = 255
-        return rows
-
-    weights = torch.zeros(22)
-    optimizer = compsgd.CompressedSGDVote(
-        [weights], 0.1, process_group=dist.group.WORLD, exchange="scatter_reduce"
-    )
-    weights.grad = torch.ones(22)
-    with (
-        tampering(exchanges.ScatterReduceExchange, "collect", dist.get_rank(), damage),
-        pytest.raises(DamagedDataError, match=r"^the results of rank 1: packed levels end in"),
-    ):
-        optimizer.step()
+    with pytest.raises(DamagedDataError, match=r"^the results of rank 1: packed levels end in"):
+        step_with_damage("scatter_reduce", 22, -1, 255)
 
 
 # Who did not compress.
