@@ -1,6 +1,6 @@
 """A process's membership in the votes of a process group: settings, state, and the bytes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compsgd.checks import check_integer
 from compsgd.comm.exchanges import check_exchange, joined_group
 from compsgd.comm.group.agreement import check_agreement
 from compsgd.comm.group.collectives import Collectives
@@ -17,6 +16,15 @@ from compsgd.comm.parameters import VotedParams
 from compsgd.comm.traffic.cost import ring_all_reduce
 from compsgd.comm.traffic.ledger import Ledger, Purpose
 from compsgd.errors import PeerError, SettingError
+from compsgd.kinds import (
+    ANYTHING,
+    COUNT,
+    Fields,
+    Optional,
+    SavedSetting,
+    TensorOf,
+    does_not_fit,
+)
 from compsgd.settings import VoteSettings
 from compsgd.voting.encoder import WorkerEncoder
 from compsgd.voting.replicas import digest
@@ -47,6 +55,8 @@ class Membership:
         self.ledger = Ledger.short()
         self.params: VotedParams | None = None
         self._saved: Memory | None = None
+        # Whose the memory is; None as long as there is none.
+        self._rank: int | None = None
         self._vote: GroupVote | None = None
 
     def set_params(self, params: Iterable[Tensor], exempt: Iterable[Tensor] = ()) -> VotedParams:
@@ -68,7 +78,7 @@ class Membership:
         compare what must be alike. All processes call it together.
 
         Raises:
-            SettingError: the parameters are not known.
+            SettingError: the parameters are not known, or the loaded state is another rank's.
             PeerError: processes disagree, or not all came.
         """
         if self._vote is None:
@@ -77,10 +87,12 @@ class Membership:
                     "this VoteState does not know the model's parameters: hand it "
                     "params=model.parameters(), or use compsgd.comm.register_vote_hook(ddp)"
                 )
+            own_rank = self._rank_here() or 0
+            self._check_rank(self._saved, self._rank, own_rank)
             self._vote = GroupVote(self.settings, self.params, self._join(self.params))
             if self._saved is not None:
                 self._vote.load_memory(self._saved)
-            self._saved = None
+            self._saved, self._rank = None, own_rank
         return self._vote
 
     def memory(self) -> Memory | None:
@@ -88,9 +100,10 @@ class Membership:
         return self._saved if self._vote is None else self._vote.memory()
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's: the iteration, the memory, and the settings that they belong to."""
+        """This rank's: the iteration, the memory, and the rank and settings that they belong to."""
         return {
             "iteration": self.iteration,
+            "rank": self._rank,
             "memory": self.memory(),
             "settings": self.settings.lasting(),
         }
@@ -99,28 +112,33 @@ class Membership:
         """Takes over what `state_dict` has saved on this rank; nothing changes if it does not fit.
 
         Raises:
-            SettingError: of other settings, of other parameters, or of something else.
+            SettingError: of other settings, of other parameters, of another rank, or of something
+                else.
         """
-        settings, memory, iteration = _parts_of(
-            state_dict, WorkerEncoder.state_names(self.settings)
-        )
-        for name, value in self.settings.lasting().items():
-            saved = settings.get(name)
-            if saved != value:
-                raise SettingError(
-                    f"this state_dict was saved with {name}={saved!r}; here it is {value!r}"
-                )
-        if memory is not None and self.params is not None:
-            _check_fits(memory, self.settings, self.params)
-        self.iteration = iteration
+        with does_not_fit():
+            _check_state(state_dict, self.settings)
+            memory, rank = state_dict["memory"], state_dict["rank"]
+            if memory is not None and self.params is not None:
+                _check_fits(memory, self.settings, self.params)
+            self._check_rank(memory, rank, self._rank_here())
+        self.iteration = state_dict["iteration"]
         if self._vote is None:
-            self._saved = memory
+            self._saved, self._rank = memory, rank
         else:
             self._vote.load_memory(memory)
 
-    def restore(self, iteration: int, memory: Memory | None) -> None:
-        """What another process, or an earlier one, has kept."""
-        self.iteration, self._saved = iteration, memory
+    def _rank_here(self) -> int | None:
+        """In the group; None while there is none, nor may ever be."""
+        return dist.get_rank(self.process_group) if dist.is_initialized() else None
+
+    @staticmethod
+    def _check_rank(memory: Memory | None, rank: int | None, own_rank: int | None) -> None:
+        """A range and a running mean are of one worker's gradients."""
+        if memory is not None and own_rank is not None and rank != own_rank:
+            raise SettingError(
+                f"it is of rank {rank}, and this is rank {own_rank}: save one a rank, and give "
+                "each rank its own"
+            )
 
     @property
     def bytes_per_step(self) -> float:
@@ -198,32 +216,24 @@ def _check_fits(memory: Memory, settings: VoteSettings, params: VotedParams) -> 
         found = memory[name].numel() if name in memory else 0
         if found != numel:
             raise SettingError(
-                f"this state's {name} is of {found} elements; these parameters have {numel}"
+                f"the state's {name} is of {found} elements; these parameters have {numel}"
             )
 
 
-def _parts_of(state_dict: Any, names: Sequence[str]) -> tuple[dict[str, Any], Memory | None, int]:
-    """Settings, memory of at least these names, and iteration of a saved state; raises SettingError
-    for anything else."""
-    if not isinstance(state_dict, dict) or not isinstance(state_dict.get("settings"), dict):
-        raise SettingError("this state_dict has no settings: it is that of no vote")
-    if not {"memory", "iteration"} <= set(state_dict):
-        raise SettingError("this state_dict has no memory, or no iteration: it is that of no vote")
-    memory = state_dict["memory"]
-    if memory is not None and not _is_memory(memory, names):
-        raise SettingError(
-            f"this state_dict's memory is not float32 vectors named {', '.join(names)}"
-        )
-    iteration = check_integer("this state_dict's iteration", state_dict["iteration"], 0)
-    return state_dict["settings"], memory, iteration
-
-
-def _is_memory(memory: Any, names: Sequence[str]) -> bool:
-    return (
-        isinstance(memory, dict)
-        and set(names) <= set(memory) <= {*names, EXEMPT_MOMENTUM}
-        and all(
-            isinstance(one, Tensor) and one.dtype == torch.float32 and one.ndim == 1
-            for one in memory.values()
-        )
-    )
+def _check_state(state_dict: Any, settings: VoteSettings) -> None:
+    """Raises MisfitError for anything but a saved state of such settings."""
+    lasting = {name: SavedSetting(name, value) for name, value in settings.lasting().items()}
+    of_settings = Fields(lasting, others=ANYTHING)
+    # First: what else is in it depends on them.
+    Fields({"settings": of_settings}, others=ANYTHING).check("", state_dict)
+    vector = TensorOf((None,), [torch.float32])
+    names = WorkerEncoder.state_names(settings)
+    memory = Fields(dict.fromkeys(names, vector), {EXEMPT_MOMENTUM: vector})
+    Fields(
+        {
+            "iteration": COUNT,
+            "rank": Optional(COUNT),
+            "memory": Optional(memory),
+            "settings": of_settings,
+        }
+    ).check("", state_dict)

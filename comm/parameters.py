@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from compsgd.checks import check_parameter
 from compsgd.errors import SettingError
 from compsgd.layout import FlatLayout
 from compsgd.settings import VoteSettings
@@ -125,6 +126,7 @@ def _trained(params: Iterable[Tensor]) -> list[Tensor]:
     for param in found:
         if not isinstance(param, Tensor):
             raise SettingError(f"params holds a {type(param).__name__}; it must hold parameters")
+        check_parameter(param)
         if param.is_complex():
             raise SettingError(
                 f"a parameter of shape {tuple(param.shape)} is complex; the vote is on real ones"

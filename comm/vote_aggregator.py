@@ -118,15 +118,16 @@ class VoteAggregator:
         self._repeated.note_vote()
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's: the iteration, the memory, and the settings that they belong to. Save one a
-        rank, and give each rank its own again."""
+        """This rank's: the iteration, the memory, and the rank and settings that they belong to.
+        Save one a rank, and give each rank its own again."""
         return self._membership.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what `state_dict` has saved on this rank; nothing changes if it does not fit.
 
         Raises:
-            SettingError: of other settings, of other parameters, or of something else.
+            SettingError: of other settings, of other parameters, of another rank, or of something
+                else.
         """
         self._membership.load_state_dict(state_dict)
 

@@ -7,7 +7,8 @@ value it is, says whoever asked.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Protocol
@@ -15,8 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from compsgd.checks import is_finite, shown
-from compsgd.errors import CompsgdError
+from compsgd.checks import is_finite, is_number, shown
+from compsgd.errors import CompsgdError, SettingError
 
 LARGEST_INTEGER = (1 << 63) - 1
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -39,6 +40,15 @@ class Kind(Protocol):
 
     def check(self, place: str, value: object) -> None:
         """Raises MisfitError for any other value; `place` is "" for the whole."""
+
+
+@contextmanager
+def does_not_fit() -> Iterator[None]:
+    """Within, every error of ours says that it is about a saved state."""
+    try:
+        yield
+    except CompsgdError as error:
+        raise SettingError(f"this state_dict does not fit: {error}") from error
 
 
 def misfit(place: str, value: object, meaning: str) -> MisfitError:
@@ -104,6 +114,20 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A number; of a run that diverged it may be infinite or NaN."""
+
+    meaning: str = "a number"
+
+    def check(self, place: str, value: object) -> None:
+        if not is_number(value) or (isinstance(value, int) and not is_finite(value)):
+            raise misfit(place, value, self.meaning)
+
+
+MEASURED = Measured()
+
+
+@dataclass(frozen=True)
 class Text:
     """A str; of a pattern, if one is given.
 
@@ -151,6 +175,24 @@ class Exactly:
     def check(self, place: str, value: object) -> None:
         if not is_alike(value, self.value):
             raise misfit(place, value, self.meaning)
+
+
+@dataclass(frozen=True)
+class SavedSetting:
+    """A setting on which saved state depends, as it is here."""
+
+    name: str
+    value: Any
+
+    @property
+    def meaning(self) -> str:
+        return shown(self.value)
+
+    def check(self, place: str, value: object) -> None:
+        if not is_alike(value, self.value):
+            raise MisfitError(
+                f"it was saved with {self.name}={shown(value)}; here it is {self.value!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -160,29 +160,26 @@ class VoteState:
             self._repeated.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's: the iteration, the memory, and the settings that they belong to."""
+        """This rank's: the iteration, the memory, and the rank and settings that they belong to."""
         return self._membership.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what `state_dict` has saved on this rank; nothing changes if it does not fit.
 
         Raises:
-            SettingError: of other settings, of other parameters, or of something else.
+            SettingError: of other settings, of other parameters, of another rank, or of something
+                else.
         """
         self._membership.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the group, the parameters and whatever runs: another process has its own."""
         log.warning("a pickled VoteState has neither its process group nor its parameters")
-        return {
-            "settings": self.settings,
-            "iteration": self.iteration,
-            "memory": self._membership.memory(),
-        }
+        return {"settings": self.settings, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(vote_settings=state["settings"])  # type: ignore[misc]
-        self._membership.restore(state["iteration"], state["memory"])
+        self.load_state_dict(state["state"])
 
 
 def vote_hook(

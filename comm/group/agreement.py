@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from compsgd.comm.group.collectives import Collectives
-from compsgd.comm.group.messages import gather_messages, unexpected_message
+from compsgd.comm.group.messages import gather_messages
 from compsgd.errors import PeerError
+from compsgd.kinds import TEXT, MappingOf
 
 
 def check_agreement(collectives: Collectives, facts: Mapping[str, str]) -> None:
@@ -18,9 +19,7 @@ def check_agreement(collectives: Collectives, facts: Mapping[str, str]) -> None:
         PeerError: on every process alike; it names the first fact that differs, and for each
             value the ranks that have it.
     """
-    everyones = gather_messages(collectives, dict(facts))
-    if not all(isinstance(theirs, dict) for theirs in everyones):
-        raise unexpected_message()
+    everyones = gather_messages(collectives, dict(facts), MappingOf(TEXT, TEXT))
     names = dict.fromkeys(name for theirs in everyones for name in theirs)
     for name in names:
         values = [theirs.get(name, "nothing") for theirs in everyones]

@@ -9,42 +9,55 @@ from torch import Tensor
 
 from compsgd.comm.group.collectives import Collectives
 from compsgd.errors import DamagedDataError, PeerError
+from compsgd.kinds import TEXT, Exactly, Kind, MisfitError, Optional, Row
+from compsgd.strict_json import MAX_SIZE_BYTES, parse_json
 
 Result = TypeVar("Result")
 
-_MAX_SIZE_BYTES = 1 << 26
+NOTHING = Exactly(None)
+# Why an action failed: the class of its error, and the message.
+_FAILURE = Optional(Row([TEXT, TEXT]))
 
 
-def gather_messages(collectives: Collectives, message: Any) -> list[Any]:
+def gather_messages(collectives: Collectives, message: Any, kind: Kind) -> list[Any]:
     """Every process's message, by rank.
 
-    1. All-gather of the sizes. 2. All-gather of the texts, padded to the longest.
+    1. All-gather of the sizes. 2. All-gather of the texts, padded to the longest. 3. Each is
+    checked.
+
+    Args:
+        collectives: between whom.
+        message: this process's; JSON.
+        kind: what a message must be.
+
+    Raises:
+        PeerError: one is something else; the message names its rank.
     """
     text = torch.frombuffer(bytearray(json.dumps(message).encode()), dtype=torch.uint8)
     sizes = collectives.all_gather(torch.tensor(text.numel())).tolist()
-    if not all(0 < size <= _MAX_SIZE_BYTES for size in sizes):
-        raise DamagedDataError(f"messages of {sizes} bytes were announced; one of them is damaged")
+    for rank, size in enumerate(sizes):
+        if not 0 < size <= MAX_SIZE_BYTES:
+            raise _unexpected(rank, f"a message of {size} bytes")
     padded = torch.zeros(max(sizes), dtype=torch.uint8)
     padded[: text.numel()] = text
     texts = collectives.all_gather(padded)
-    return [_decode(row[:size]) for row, size in zip(texts, sizes, strict=True)]
+    return [
+        _read(rank, row[:size], kind)
+        for rank, (row, size) in enumerate(zip(texts, sizes, strict=True))
+    ]
 
 
-def unexpected_message() -> PeerError:
-    return PeerError("another process says what nobody asked for: it does something else")
-
-
-def _kind_and_message(report: Any) -> tuple[str, str]:
-    if isinstance(report, list) and len(report) == 2 and all(isinstance(x, str) for x in report):
-        return report[0], report[1]
-    raise unexpected_message()
-
-
-def _decode(text: Tensor) -> Any:
+def _read(rank: int, text: Tensor, kind: Kind) -> Any:
     try:
-        return json.loads(text.numpy().tobytes())
-    except (ValueError, RecursionError) as error:
-        raise DamagedDataError(f"a message of another process is damaged: {error}") from error
+        message = parse_json(text.numpy().tobytes())
+        kind.check("", message)
+    except (DamagedDataError, MisfitError) as error:
+        raise _unexpected(rank, f"a message that cannot be: {error}") from error
+    return message
+
+
+def _unexpected(rank: int, what: str) -> PeerError:
+    return PeerError(f"rank {rank} sends {what}; it is damaged, or runs something else")
 
 
 class ElsewhereError(Exception):
@@ -77,23 +90,28 @@ def all_succeed(
     except failures as error:
         failure = error
     told = None if failure is None else [type(failure).__name__, str(failure)]
-    reports = gather_messages(collectives, told)
+    reports = gather_messages(collectives, told, _FAILURE)
     if failure is not None:
         raise failure
     for report in reports:
         if report is not None:
-            raise ElsewhereError(*_kind_and_message(report))
+            raise ElsewhereError(*report)
     return result
 
 
 def on_rank_0(
-    collectives: Collectives, action: Callable[[], Any], failures: tuple[type[Exception], ...]
+    collectives: Collectives,
+    action: Callable[[], Any],
+    failures: tuple[type[Exception], ...],
+    kind: Kind = NOTHING,
 ) -> Any:
-    """What `action` returns on rank 0, in JSON, on every process; only rank 0 runs it.
+    """What `action` returns on rank 0, in JSON and of a kind, on every process; only rank 0 runs
+    it.
 
     Raises:
         ElsewhereError: as all_succeed, on all others if it fails.
+        PeerError: as gather_messages.
     """
     is_mine = collectives.rank == 0
     mine = all_succeed(collectives, lambda: action() if is_mine else None, failures)
-    return gather_messages(collectives, mine)[0]
+    return gather_messages(collectives, mine, Optional(kind))[0]

@@ -27,7 +27,7 @@ from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.codec.combine import MAX_WORKERS, combine_named
 from compsgd.codec.compiling import Work
 from compsgd.errors import GradientError, SettingError
-from compsgd.kinds import is_alike
+from compsgd.kinds import does_not_fit, is_alike
 from compsgd.layout import FlatLayout
 from compsgd.optim.bin_usage import BinUsage
 from compsgd.optim.param_share import ParamShare
@@ -37,7 +37,6 @@ from compsgd.optim.saved_state import (
     IS_EXEMPT,
     PENDING,
     ExpectedState,
-    does_not_fit,
     read_saved_state,
 )
 from compsgd.optim.state import StateViews

@@ -5,8 +5,7 @@ the type and shape that it must be. What numbers it holds is the saved run's own
 diverged goes on as it was.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from compsgd.checks import check_finite, shown
-from compsgd.errors import CompsgdError, SettingError
 from compsgd.kinds import (
     LARGEST_INTEGER,
     TEXT,
@@ -28,6 +26,7 @@ from compsgd.kinds import (
     MisfitError,
     Optional,
     Plain,
+    SavedSetting,
     is_alike,
     misfit,
 )
@@ -85,15 +84,6 @@ class SavedState(NamedTuple):
         return {"state": state, "param_groups": self.groups}
 
 
-@contextmanager
-def does_not_fit() -> Iterator[None]:
-    """Within, every error of ours says that it is about a saved state."""
-    try:
-        yield
-    except CompsgdError as error:
-        raise SettingError(f"this state_dict does not fit: {error}") from error
-
-
 def read_saved_state(state_dict: Any, expected: ExpectedState) -> SavedState:
     """What a state_dict holds; nothing in it is changed.
 
@@ -147,7 +137,7 @@ def _check_groups(groups: Sequence[Mapping[str, Any]], expected: ExpectedState) 
 
 
 def _kind_of_group(own: Mapping[str, Any], fixed: Mapping[str, Any]) -> Kind:
-    settings = {name: _Setting(name, value) for name, value in fixed.items()}
+    settings = {name: SavedSetting(name, value) for name, value in fixed.items()}
     names = ListOf(TEXT, len(own["params"]))
     return Fields(
         {"momentum": Exactly(0.0), **settings, "lr": _Finite(), "l2": _Finite(), "params": _KEYS},
@@ -231,24 +221,6 @@ class _Finite:
 
     def check(self, place: str, value: object) -> None:
         check_finite(place, value)
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """A setting that is the same here."""
-
-    name: str
-    value: Any
-
-    @property
-    def meaning(self) -> str:
-        return shown(self.value)
-
-    def check(self, place: str, value: object) -> None:
-        if not is_alike(value, self.value):
-            raise MisfitError(
-                f"it was saved with {self.name}={shown(value)}; here it is {self.value!r}"
-            )
 
 
 _KEY = _Key()

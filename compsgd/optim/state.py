@@ -103,5 +103,7 @@ def join_workers(shared: State, by_worker: Mapping[int, State]) -> State:
     joined = {index: dict(own) for index, own in shared.items()}
     for worker, state in by_worker.items():
         for index, own in state.items():
-            joined[index] |= {f"{kind}.{worker}": value for kind, value in own.items()}
+            joined.setdefault(index, {}).update(
+                {f"{kind}.{worker}": value for kind, value in own.items()}
+            )
     return joined

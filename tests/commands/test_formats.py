@@ -5,15 +5,22 @@ import json
 import shutil
 
 import pytest
+import torch
 from command_line import run
 from mutations import mutations
 from stopping import stopped_after
 
+from compsgd import CompsgdError
 from compsgd.comm import Collectives, Ledger
+from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.traffic.ledger import Purpose
+from compsgd.kinds import ANYTHING
+from compsgd.workers.commands import cli
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.results.formats import CONFIG, read_checked, result_format
-from compsgd.workers.train.checkpoint import Checkpoints
+from compsgd.workers.train.cell_format import SharedFormat, worker_format
+from compsgd.workers.train.checkpoint import Checkpoints, read_tensors
+from compsgd.workers.train.duration import Duration
 
 QUICK = ["--model", "mlp", "--epochs", "1", "--batch_size", "256", "--num_workers", "2",
          "--threads", "1", "--compile", "off", "--exp_name", "x", "--lr", "0.1"]  # fmt: skip
@@ -91,7 +98,7 @@ def test_mutated_manifests_are_taken_or_named(interrupted, tmp_path):
             found = checkpoints(tmp_path / "x")
             try:
                 if found.find() is not None:
-                    found.load()
+                    found.load(ANYTHING, lambda shared: ANYTHING)
             except (RunError, UsageError) as error:
                 refused.append(str(error))
     assert len(refused) > 100
@@ -139,6 +146,111 @@ def test_a_cell_that_there_is_not(interrupted, tmp_path):
     assert f"{path} is none of this run: facts.cell is 99; it must be an integer from 0 to 0" in (
         message
     )
+
+
+def checkpoint_parts(folder):
+    (path,) = (folder / "x" / "checkpoint").rglob("shared.pt")
+    return path, read_tensors(path, path.read_bytes())
+
+
+def rewritten(folder, name, change):
+    """A checkpoint with a changed part, and its right digest in the manifest."""
+    (part,) = (folder / "x" / "checkpoint").rglob(name)
+    state = read_tensors(part, part.read_bytes())
+    change(state)
+    torch.save(state, part)
+    path = folder / "x" / "checkpoint" / "manifest.json"
+    manifest = json.loads(path.read_bytes())["manifest"]
+    content = part.read_bytes()
+    manifest["parts"][name] = {
+        "size_bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    sign(path, manifest)
+    return part
+
+
+def formats(shared):
+    """Of the parts of the interrupted run."""
+    context = cli.train.make_context("train", [*QUICK, "--weight_decay", "0.99"])
+    options = cli._read(dict(context.params), RankInfo())
+    num_rounds = len(shared["recorder"]["seconds"])
+    duration = Duration(rounds_per_epoch=num_rounds + 2, num_rounds=num_rounds + 2)
+    return (
+        SharedFormat(options, shared["weights"], duration, num_finished=0),
+        worker_format(duration, shared),
+    )
+
+
+def test_mutated_parts_are_refused_or_taken(interrupted):
+    """Nothing but our error, which names the field."""
+    _, shared = checkpoint_parts(interrupted)
+    kind, _ = formats(shared)
+    kind.check("", shared)
+    refused = []
+    for _, mutated in mutations(shared):
+        try:
+            kind.check("", mutated)
+        except CompsgdError as error:
+            refused.append(str(error))
+    assert len(refused) > 300
+    assert [one for one in refused if "\n" in one or len(one) > 300] == []
+
+
+def finished_weights(state):
+    state["weights"] = {}
+
+
+def another_round(state):
+    state["position"]["round_"] += 1
+
+
+def no_shape(state):
+    state["weights"] = {name: one[None] for name, one in state["weights"].items()}
+
+
+def another_step(state):
+    for own in state["optimizer"]["state"].values():
+        own["step"] = own["step"] + 1
+
+
+def no_range(state):
+    state["optimizer"] = {}
+
+
+def another_parameter(state):
+    state["optimizer"] = {index + 40: own for index, own in state["optimizer"].items()}
+
+
+def short_scores(state):
+    state["scores"] = state["scores"][:1]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("shared.pt", lambda state: state.pop("seconds"), "it has no seconds"),
+        ("shared.pt", lambda state: state.update(position=5), "position is 5"),
+        ("shared.pt", lambda state: state.update(wire={}), "wire has no gradient"),
+        ("shared.pt", finished_weights, "weights has no "),
+        ("shared.pt", no_shape, "it must be a dense float32 tensor of shape"),
+        ("shared.pt", another_round, "recorder.seconds is a list of 1; it must be a list of 2"),
+        ("shared.pt", another_step, "optimizer is of round 2, and its histories are of 1"),
+        ("worker1.pt", no_range, "there is no max of worker 1"),
+        ("worker1.pt", another_parameter, "optimizer is none of this run: "),
+        ("worker1.pt", short_scores, "scores is a float64 tensor of shape (1, 3)"),
+        ("worker1.pt", lambda state: state.clear(), "it has no optimizer"),
+    ],
+)
+def test_parts_of_the_right_digest_that_are_wrong(name, change, expected, interrupted, tmp_path):
+    shutil.copytree(interrupted / "x", tmp_path / "x")
+    before = (tmp_path / "x" / "config.json").read_bytes()
+    part = rewritten(tmp_path, name, change)
+    message = resumed(tmp_path)
+    assert expected in message
+    if "optimizer" not in expected and "max" not in expected:
+        assert f"{part} is none of this run: " in message
+        assert (tmp_path / "x" / "config.json").read_bytes() == before
 
 
 def test_a_part_of_another_size_is_not_read(interrupted, tmp_path):

@@ -12,11 +12,13 @@ from processes import HELPERS, run_ranks
 
 import compsgd
 from compsgd.comm import AllGatherExchange, Collectives, Ledger
+from compsgd.comm.group.agreement import check_agreement
 from compsgd.comm.group.messages import gather_messages
 from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.traffic.cost import ring_all_reduce
 from compsgd.comm.traffic.kernel_counters import can_count
 from compsgd.comm.traffic.ledger import Purpose
+from compsgd.kinds import ANYTHING
 from compsgd.workers.train.models import vanilla_cnn
 
 
@@ -122,15 +124,27 @@ class Hostile:
 
 @pytest.mark.parametrize("size", [-1, 0, 1 << 40])
 def test_a_message_of_an_absurd_size_is_refused(size):
-    with pytest.raises(compsgd.CompsgdError, match="one of them is damaged"):
-        gather_messages(Hostile(size, torch.zeros(1)), {})
+    with pytest.raises(compsgd.PeerError, match=f"rank 1 sends a message of {size} bytes"):
+        gather_messages(Hostile(size, torch.zeros(1)), {}, ANYTHING)
 
 
 @given(st.binary(min_size=1, max_size=20))
 def test_any_message_is_json_or_refused(data):
     hostile = Hostile(len(data), torch.tensor(list(data), dtype=torch.uint8))
+    mine = "a message that is longer than twenty bytes"
     try:
-        messages = gather_messages(hostile, "a message that is longer than twenty bytes")
-    except compsgd.CompsgdError:
+        messages = gather_messages(hostile, mine, ANYTHING)
+    except compsgd.PeerError as error:
+        message = str(error)
+    else:
+        assert messages[1] == json.loads(data)
         return
-    assert messages[1] == json.loads(data)
+    assert message.startswith("rank 1 sends a message that cannot be: ")
+
+
+@pytest.mark.parametrize("told", [{"a": 1}, [], None, {"a": {"b": "c"}}, 5, "text"])
+def test_facts_of_another_type_name_their_rank(told):
+    data = json.dumps(told).encode()
+    hostile = Hostile(len(data), torch.tensor(list(data), dtype=torch.uint8))
+    with pytest.raises(compsgd.PeerError, match=r"rank 1 sends a message that cannot be: .* must"):
+        check_agreement(hostile, {"a fact that is longer": "than any of these"})

@@ -13,6 +13,7 @@ from compsgd.comm import AllGatherExchange, Collectives, Ledger, ScatterReduceEx
 from compsgd.comm.group.messages import ElsewhereError, all_succeed, gather_messages
 from compsgd.comm.traffic.ledger import Purpose
 from compsgd.errors import CompsgdError
+from compsgd.kinds import ANYTHING
 from compsgd.voting.float_sum import FloatSum
 
 NUM_WORKERS = 4
@@ -85,7 +86,7 @@ def test_sum():
 def test_messages():
     bookkeeping, rank = collectives(Purpose.BOOKKEEPING), dist.get_rank()
     expected = [{"rank": one, "text": "x" * 100 * one} for one in range(dist.get_world_size())]
-    assert gather_messages(bookkeeping, expected[rank]) == expected
+    assert gather_messages(bookkeeping, expected[rank], ANYTHING) == expected
     sent = torch.arange(5, dtype=torch.float64) + rank
     assert torch.equal(bookkeeping.broadcast(sent), torch.arange(5, dtype=torch.float64))
     assert sent[0] == rank

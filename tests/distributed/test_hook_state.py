@@ -37,6 +37,11 @@ def test_a_state_that_is_saved_goes_on_as_if_nothing_had_happened():
     other = VoteState(params=model().parameters(), num_bits=4)
     with pytest.raises(SettingError, match="num_bits=3"):
         other.load_state_dict(state.state_dict())
+    foreign = state.state_dict() | {"rank": dist.get_rank() + 1}
+    with pytest.raises(SettingError, match=f"of rank {dist.get_rank() + 1}, and this is rank"):
+        state.load_state_dict(foreign)
+    with pytest.raises(SettingError, match="give each rank its own"):
+        VoteState(params=model().parameters(), **SETTINGS).load_state_dict(foreign)
 
 
 @on_ranks(2, 4)

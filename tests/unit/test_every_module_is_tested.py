@@ -67,6 +67,8 @@ COVERED = {
     "workers/report/standard_output": ("commands/test_surroundings.py", "closed, full, left"),
     "workers/results/digests": ("commands/test_cli.py", "the digest of the weights"),
     "workers/results/experiment": ("commands/test_cli.py", "the folder of a run"),
+    "workers/train/cell_format": ("commands/test_formats.py", "parts of a checkpoint"),
+    "workers/train/recorder": ("commands/test_resuming.py", "what a checkpoint keeps"),
     "workers/train/buffers": ("distributed/test_parity.py", "alike for any number of processes"),
     "workers/train/byte_check": ("commands/test_launching.py", "--verify_bytes"),
     "workers/train/compile_cache": ("commands/test_surroundings.py", "none that works"),

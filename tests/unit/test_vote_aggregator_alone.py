@@ -44,9 +44,9 @@ def test_settings_to_start_from():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": None}, "no settings"),
+        ({"settings": None}, "settings is None"),
         ({"iteration": -5}, "iteration is -5"),
-        ({"memory": {"max": torch.zeros(10)}}, "not float32 vectors named max, min"),
+        ({"memory": {"max": torch.zeros(10)}}, "memory has no min"),
         ({"memory": {"max": torch.zeros(9), "min": torch.zeros(9)}}, "9 elements.*have 10"),
         ({"settings": compsgd.VoteSettings(num_bits=4).lasting()}, "num_bits=4; here it is 3"),
     ],

@@ -100,10 +100,14 @@ def check_cells(value: object, cells: Sequence[tuple[float, float]], scores: Seq
         )
 
 
+_PART = Fields({"size_bytes": COUNT, "sha256": SHA256})
+# What a process has written of a checkpoint, by the name of the file.
+WRITTEN = MappingOf(TEXT, _PART)
+
+
 def manifest_format(num_cells: int, num_workers: int) -> Kind:
     """Of what a checkpoint's manifest says, of a run of so many cells and workers."""
     names = ["shared.pt", *(f"worker{worker}.pt" for worker in range(num_workers))]
-    part = Fields({"size_bytes": COUNT, "sha256": SHA256})
     return Fields(
         {
             "format": Integer(),
@@ -111,7 +115,7 @@ def manifest_format(num_cells: int, num_workers: int) -> Kind:
             "facts": Fields(
                 {"options": _TEXTS, "surroundings": _TEXTS, "cell": Integer(0, num_cells - 1)}
             ),
-            "parts": Fields(dict.fromkeys(names, part)),
+            "parts": Fields(dict.fromkeys(names, _PART)),
         }
     )
 

@@ -6,6 +6,23 @@ from compsgd.comm.group.messages import gather_messages
 from compsgd.comm.group.process_group import Network
 from compsgd.comm.traffic.kernel_counters import count_bytes
 from compsgd.comm.traffic.ledger import Purpose
+from compsgd.kinds import COUNT, Fields, Kind, ListOf
+
+# By the ledger, and by the kernel.
+_PAIR = ListOf(COUNT, 2)
+
+
+def byte_check_format(num_epochs: int) -> Kind:
+    """Of what `ByteCheck.state` holds after so many epochs."""
+    of_epochs = ListOf(COUNT, num_epochs)
+    return Fields(
+        {
+            "ledger_bytes": of_epochs,
+            "kernel_bytes": of_epochs,
+            "since_epoch": _PAIR,
+            "of_others": _PAIR,
+        }
+    )
 
 
 class ByteCheck:
@@ -61,7 +78,7 @@ class ByteCheck:
         """Sent bytes of all processes, the epoch under way as given."""
         sums = [sum(self.ledger_bytes), sum(self.kernel_bytes)]
         mine = [sum(parts) for parts in zip(sums, since_epoch, self._of_others, strict=True)]
-        everyones = gather_messages(self._network.bookkeeping, mine)
+        everyones = gather_messages(self._network.bookkeeping, mine, _PAIR)
         return [sum(column) for column in zip(*everyones, strict=True)]
 
     def _read(self) -> list[int]:

@@ -13,7 +13,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from compsgd.comm.group.collectives import Collectives
 from compsgd.comm.group.messages import all_succeed, gather_messages, on_rank_0
 from compsgd.errors import CompsgdError, DamagedDataError
 from compsgd.files import atomic_write
+from compsgd.kinds import Kind, Optional
 from compsgd.workers.failures import RunError, UsageError
-from compsgd.workers.results.formats import SIGNED, manifest_format, read_checked
+from compsgd.workers.results.formats import SIGNED, WRITTEN, manifest_format, read_checked
 from compsgd.workers.train.tensor_file import read_tensor_file
 
 FOLDER = "checkpoint"
@@ -83,29 +84,34 @@ class Checkpoints:
         Raises:
             RunError: its manifest is damaged.
         """
-        self._found = on_rank_0(self._peers, self._read_manifest, _FAILURES)
-        if self._found is not None and self._peers.rank != 0:
-            self._format.check("the manifest that rank 0 sends", self._found)
+        manifest = Optional(self._format)
+        self._found = on_rank_0(self._peers, self._read_manifest, _FAILURES, manifest)
         if self._found is None:
             return None
         self._serial = self._found["serial"]
         facts: State = self._found["facts"]
         return facts
 
-    def load(self) -> Loaded:
+    def load(self, shared: Kind, of_worker: Callable[[State], Kind]) -> Loaded:
         """The parts of the checkpoint that `find` has found.
 
+        Args:
+            shared: what the part of all must be.
+            of_worker: what that of a worker must be, beside such a shared one.
+
         Raises:
-            RunError: a part is missing, damaged, or not written by us.
+            RunError: on every process alike: a part is missing, damaged, or none of this run.
         """
         found = self._found
         assert found is not None, "find has found one"
 
         def read() -> Loaded:
-            return Loaded(
-                self._read_part(found, _SHARED),
-                {worker: self._read_part(found, _part_name(worker)) for worker in self._hosted},
-            )
+            of_all = self._read_part(found, _SHARED, shared)
+            kind = of_worker(of_all)
+            by_worker = {
+                worker: self._read_part(found, _part_name(worker), kind) for worker in self._hosted
+            }
+            return Loaded(of_all, by_worker)
 
         loaded: Loaded = self._together(read)
         return loaded
@@ -129,8 +135,8 @@ class Checkpoints:
         if self._peers.rank == 0:
             contents[_SHARED] = shared
         written = self._together(lambda: _write_parts(folder, contents))
-        parts = {name: part for mine in gather_messages(self._peers, written) for name, part in
-                 mine.items()}  # fmt: skip
+        everyones = gather_messages(self._peers, written, WRITTEN)
+        parts = {name: part for theirs in everyones for name, part in theirs.items()}
         manifest = {"format": _FORMAT, "serial": self._serial, "facts": facts, "parts": parts}
         on_rank_0(self._peers, lambda: self._commit(manifest), _FAILURES)
         self._tidy(keep={_MANIFEST, self._folder_name})
@@ -192,7 +198,7 @@ class Checkpoints:
             raise RunError(f"{path} is none of this run: {error}") from error
         return manifest
 
-    def _read_part(self, manifest: State, name: str) -> State:
+    def _read_part(self, manifest: State, name: str, kind: Kind) -> State:
         path = self.path / f"{manifest['serial']:06d}" / name
         expected = manifest["parts"][name]
         size_bytes = expected["size_bytes"]
@@ -206,7 +212,12 @@ class Checkpoints:
             raise RunError(f"{path} is damaged: {found_bytes:,} bytes instead of {size_bytes:,}")
         if hashlib.sha256(content).hexdigest() != expected["sha256"]:
             raise RunError(f"{path} is damaged: its content does not match its digest")
-        return read_tensors(path, content)
+        state = read_tensors(path, content)
+        try:
+            kind.check("", state)
+        except CompsgdError as error:
+            raise RunError(f"{path} is none of this run: {error}") from error
+        return state
 
 
 def read_tensors(path: Path, content: bytes) -> State:

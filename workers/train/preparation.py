@@ -13,6 +13,7 @@ from compsgd.comm.group.messages import gather_messages
 from compsgd.comm.group.process_group import Network
 from compsgd.comm.group.rank_info import RankInfo
 from compsgd.errors import CompsgdError
+from compsgd.kinds import TEXT, Optional
 from compsgd.layout import shard_numel
 from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.voting.exchange import InProcessExchange
@@ -104,7 +105,7 @@ def _rehearse_everywhere(
     """Why it failed on some process, or None."""
     for is_turn in (rank_info.local_rank == 0, rank_info.local_rank != 0):
         failure = _rehearse(options, choice, numel, num_shards) if is_turn else None
-        for told in gather_messages(network.bookkeeping, failure):
+        for told in gather_messages(network.bookkeeping, failure, Optional(TEXT)):
             if told:
                 return str(told)
     return None

@@ -18,11 +18,12 @@ from torch import nn
 from compsgd.comm import build_exchange
 from compsgd.comm.group.agreement import check_agreement
 from compsgd.comm.group.collectives import CollectiveError
-from compsgd.comm.group.messages import all_succeed, on_rank_0
+from compsgd.comm.group.messages import NOTHING, all_succeed, on_rank_0
 from compsgd.comm.group.process_group import Network, connect
 from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.group.store import Store, open_store
 from compsgd.comm.traffic.ledger import Flow, Purpose
+from compsgd.kinds import Flag, Kind
 from compsgd.workers.data.datasets import load_dataset
 from compsgd.workers.data.splits import Dataset
 from compsgd.workers.failures import RunError, UsageError
@@ -43,6 +44,7 @@ from compsgd.workers.report.tensorboard import TensorBoard
 from compsgd.workers.results.digests import shapes_sha256, versions, weights_sha256
 from compsgd.workers.results.experiment import Experiment, check_unchanged
 from compsgd.workers.train import checkpoint
+from compsgd.workers.train.cell_format import SharedFormat, is_in_cell, worker_format
 from compsgd.workers.train.checkpoint import Loaded, State
 from compsgd.workers.train.compile_cache import usable_cache
 from compsgd.workers.train.duration import Duration
@@ -124,9 +126,10 @@ class _Run:
             self._on_rank_0(self._experiment.check)
         dataset = _load_together(self._options, self._network, self._rank_info)
         preparation = self._check_and_prepare(dataset)
+        loaded = None
         if found is not None:
             self._check_same(found, preparation, dataset)
-        loaded = None if found is None else self._checkpoints.load()
+            loaded = self._load(found, dataset)
         if is_resumed and loaded is None and self._rank_info.rank == 0:
             click.echo("there is no checkpoint yet: the run begins anew")
         self._open_folder(preparation, dataset, loaded)
@@ -141,7 +144,7 @@ class _Run:
         def is_own() -> bool:
             return self._rank_info.attempt > 0 and self._experiment.is_started_by(_launcher())
 
-        return bool(self._on_rank_0(is_own))
+        return bool(self._on_rank_0(is_own, Flag()))
 
     def _find_checkpoint(self) -> State | None:
         self._on_rank_0(self._experiment.check_resumable)
@@ -149,12 +152,12 @@ class _Run:
 
     def _is_finished(self) -> bool:
         """Whether there is nothing left to do."""
-        return bool(self._on_rank_0(self._experiment.read_results))
+        return bool(self._on_rank_0(self._experiment.read_results, Flag()))
 
     def _check_and_prepare(self, dataset: Dataset) -> Preparation:
         options, network = self._options, self._network
         model = initial_model(options, dataset)
-        all_succeed(self._peers, lambda: _check_batches(options, dataset, model), _FAILURES)
+        self._together(lambda: _check_batches(options, dataset, model))
         check_agreement(self._peers, _facts(options, dataset, model))
         return _prepare(options, dataset, model, self._device, network, self._rank_info)
 
@@ -170,6 +173,12 @@ class _Run:
                     "%s is %s, and was %s before: bits may differ from those of a run that was "
                     "never interrupted", name, here.get(name), then,
                 )  # fmt: skip
+
+    def _load(self, found: State, dataset: Dataset) -> Loaded:
+        duration = _duration(self._options, dataset)
+        weights = initial_model(self._options, dataset).state_dict()
+        shared = SharedFormat(self._options, weights, duration, num_finished=found["cell"])
+        return self._checkpoints.load(shared, functools.partial(worker_format, duration))
 
     def _lasting(self, preparation: Preparation, dataset: Dataset) -> dict[str, str]:
         lasting = self._options.lasting() | {"the content of the data set": dataset.digest[:16]}
@@ -239,8 +248,8 @@ class _Run:
                     stopping,
                     save,
                 )
-                if loaded is not None and "weights" in loaded.shared and number == first:
-                    training.restore(loaded)
+                if loaded is not None and is_in_cell(loaded.shared) and number == first:
+                    self._together(functools.partial(training.restore, loaded))
                     position = training.position
                     progress.resume(position["epoch"], position["round_"])
                 result = training.run()
@@ -263,9 +272,13 @@ class _Run:
         """What has crossed between this process and others; of process 0, in all attempts."""
         return self._network.ledger.wire
 
-    def _on_rank_0(self, action: Callable[[], Any]) -> Any:
+    def _on_rank_0(self, action: Callable[[], Any], kind: Kind = NOTHING) -> Any:
         """What only one process does, while the others wait for it, and fail if it does."""
-        return on_rank_0(self._peers, action, _FAILURES)
+        return on_rank_0(self._peers, action, _FAILURES, kind)
+
+    def _together(self, action: Callable[[], Any]) -> Any:
+        """What all do, and fail if one of them does."""
+        return all_succeed(self._peers, action, _FAILURES)
 
     def _progress(self, cell: Cell, duration: Duration) -> AbstractContextManager[Progress]:
         """What shows how far a cell is."""

@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ import compsgd
 from compsgd.comm import build_exchange
 from compsgd.comm.group.agreement import check_agreement
 from compsgd.comm.group.process_group import Network
+from compsgd.errors import SettingError
 from compsgd.history import History
 from compsgd.optim.flat_gradients import FlatGradients
 from compsgd.optim.optimizers import OPTIMIZERS
@@ -21,7 +21,7 @@ from compsgd.optim.state import join_workers, split_workers
 from compsgd.rng import derive_key
 from compsgd.workers.data.datasets import BatchPlan
 from compsgd.workers.data.splits import Dataset
-from compsgd.workers.failures import InterruptedRunError
+from compsgd.workers.failures import InterruptedRunError, RunError
 from compsgd.workers.launch.watchdog import StopAgreement
 from compsgd.workers.options import Cell, Options
 from compsgd.workers.report.progress import Progress, Step, cell_name
@@ -33,8 +33,9 @@ from compsgd.workers.train.checkpoint import Loaded, State
 from compsgd.workers.train.diagnosis import Diagnosis, Finding
 from compsgd.workers.train.duration import Duration
 from compsgd.workers.train.evaluation import EvaluationAbandonedError, evaluate, in_worker_order
-from compsgd.workers.train.measures import Measure, measure_of
+from compsgd.workers.train.measures import measure_of
 from compsgd.workers.train.models import build_model
+from compsgd.workers.train.recorder import Position, Recorder
 from compsgd.workers.train.schedule import lr_of_round
 from compsgd.workers.train.scores import (
     BatchScore,
@@ -65,73 +66,6 @@ class CellResult:
     num_non_finite: int
     seconds: float
     verified_bytes: dict[str, Any]
-
-
-@dataclass
-class _Recorder:
-    """The histories of a cell as they grow."""
-
-    epoch: list[Score] = field(default_factory=list)
-    epoch_step: list[int] = field(default_factory=list)
-    test: list[Score] = field(default_factory=list)
-    test_step: list[int] = field(default_factory=list)
-    batch: list[Score] = field(default_factory=list)
-    batch_step: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    compute_seconds: list[float] = field(default_factory=list)
-    bytes_sent: list[int] = field(default_factory=list)
-    diagnosis_step: list[int] = field(default_factory=list)
-    cosine: list[float] = field(default_factory=list)
-    agreement: list[list[float]] = field(default_factory=list)
-
-    @classmethod
-    def restored(cls, state: State) -> "_Recorder":
-        scores = {name: [Score(*one) for one in state[name]] for name in ("epoch", "test", "batch")}
-        return cls(**state | scores)
-
-    def as_history(self, bin_counts: list[Any], measure: Measure) -> History:
-        of, key = measure.of, measure.key
-        return {
-            "avg_epoch_loss_hist": [score.loss for score in self.epoch],
-            f"avg_epoch_{key}_hist": [of(score) for score in self.epoch],
-            "batch_loss_hist": [score.loss for score in self.batch],
-            f"batch_{key}_hist": [of(score) for score in self.batch],
-            "batch_step_hist": self.batch_step,
-            "bin_usage": np.stack(bin_counts) if bin_counts else np.empty(0),
-            "test_loss_hist": [score.loss for score in self.test],
-            f"test_{key}_hist": [of(score) for score in self.test],
-            "bytes_sent_hist": self.bytes_sent,
-            "seconds_hist": self.seconds,
-            "compute_seconds_hist": self.compute_seconds,
-        }
-
-    def steps(self, options: Options) -> History:
-        """After which rounds values were taken, where it is not after every whole epoch."""
-        by_steps = options.steps is not None
-        found: History = {"epoch_step_hist": self.epoch_step} if by_steps else {}
-        return found | ({"test_step_hist": self.test_step} if _tests_by_round(options) else {})
-
-    def diagnoses(self) -> History:
-        return {
-            "diagnosis_step_hist": self.diagnosis_step,
-            "cosine_hist": self.cosine,
-            "agreement_hist": np.array(self.agreement),
-        }
-
-
-@dataclass
-class _Position:
-    """Where a cell is.
-
-    Attributes:
-        epoch: the current one, from 0.
-        round_: the next one in it.
-        must_evaluate: whether the evaluations after the round before it are still to come.
-    """
-
-    epoch: int = 0
-    round_: int = 0
-    must_evaluate: bool = False
 
 
 class CellTraining:
@@ -173,13 +107,13 @@ class CellTraining:
         self._optimizer = build_optimizer(options, cell, self._model, self._exchange, compile)
         self._gradients = FlatGradients(self._model.parameters())
         self._buffers = WorkerZeroBuffers(self._model, network.bookkeeping)
-        self._recorder = _Recorder()
+        self._recorder = Recorder()
         self._byte_check = ByteCheck(network) if options.verify_bytes else None
         self._attack = Attack(options)
         self._diagnosis: Diagnosis | None = None
         self._stopping = stopping
         self._save = save
-        self._position = _Position()
+        self._position = Position()
         self._scores = self._no_scores()
         self._num_full_rounds = 0
         self._total_bytes = 0
@@ -203,7 +137,8 @@ class CellTraining:
             self._stop()
 
     def state(self) -> tuple[State, dict[int, State]]:
-        """All that `restore` needs: what processes share, and what each hosted worker has."""
+        """All that `restore` needs: what processes share, and what each hosted worker has. See
+        cell_format.py."""
         self._buffers.synchronise()
         optimizer = self._optimizer.state_dict()
         optimizer["state"], by_worker = split_workers(optimizer["state"])
@@ -211,7 +146,7 @@ class CellTraining:
             "position": self.position,
             "weights": self._model.state_dict(),
             "optimizer": optimizer,
-            "recorder": _plain(asdict(self._recorder)),
+            "recorder": self._recorder.state(),
             "num_full_rounds": self._num_full_rounds,
             "byte_check": None if self._byte_check is None else self._byte_check.state(),
             "seconds": time.perf_counter() - self._began,
@@ -226,16 +161,30 @@ class CellTraining:
         }
 
     def restore(self, loaded: Loaded) -> None:
+        """Goes on from a checkpoint whose parts are of their format.
+
+        Raises:
+            RunError: what its optimizer remembers is none of this one's.
+        """
         shared = loaded.shared
-        self._position = _Position(**shared["position"])
+        self._position = Position(**shared["position"])
         self._model.load_state_dict(shared["weights"])
         optimizer = shared["optimizer"]
         optimizer["state"] = join_workers(
             optimizer["state"],
             {worker: state["optimizer"] for worker, state in loaded.by_worker.items()},
         )
-        self._optimizer.load_state_dict(optimizer)
-        self._recorder = _Recorder.restored(shared["recorder"])
+        try:
+            self._optimizer.load_state_dict(optimizer)
+        except SettingError as error:
+            raise RunError(f"the checkpoint's optimizer is none of this run: {error}") from error
+        num_rounds = len(shared["recorder"]["seconds"])
+        if self._optimizer.round != num_rounds:
+            raise RunError(
+                f"the checkpoint's optimizer is of round {self._optimizer.round}, and its "
+                f"histories are of {num_rounds}"
+            )
+        self._recorder = Recorder.restored(shared["recorder"])
         for slot, worker in enumerate(self._exchange.hosted):
             self._scores[:, slot] = loaded.by_worker[worker]["scores"]
         self._num_full_rounds = shared["num_full_rounds"]
@@ -286,7 +235,7 @@ class CellTraining:
         test = None if self._options.evaluate_every else self._recorder.test[-1]
         self._progress.epoch(epoch, self._recorder.epoch[-1], test, self._optimizer)
         self._scores = self._no_scores()
-        self._position = _Position(epoch + 1)
+        self._position = Position(epoch + 1)
         self._save(self)
 
     def _train_round(self, order: Tensor, epoch: int, round_: int) -> None:
@@ -449,19 +398,6 @@ class CellTraining:
         items = self._dataset.train if split == "train" else self._dataset.test
         peers = self._network.evaluation
         return evaluate(self._model, items, self._device, peers, lambda: self._stopping.wanted_here)
-
-
-def _tests_by_round(options: Options) -> bool:
-    """Whether the test set is evaluated elsewhere than at the ends of whole epochs."""
-    return options.evaluate_every > 0 or options.steps is not None
-
-
-def _plain(recorded: dict[str, Any]) -> dict[str, Any]:
-    """With tuples instead of named ones, which a checkpoint could not name."""
-    return {
-        name: [tuple(item) if isinstance(item, tuple) else item for item in items]
-        for name, items in recorded.items()
-    }
 
 
 def _flatten(rounds: list[list[BatchScore]]) -> Iterable[BatchScore]:
