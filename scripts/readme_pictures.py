@@ -16,13 +16,14 @@ from pathlib import Path
 import click
 
 from compsgd.workers.commands.bench_command import bench
+from compsgd.workers.commands.path_option import PathOption
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("first_run", "codec")
 
 
 @click.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+@click.option("--out", type=PathOption(file_okay=False),
               default=ROOT / "scripts" / "pictures", help="Folder of the pictures.")  # fmt: skip
 @click.option("--picture", "names", type=click.Choice(NAMES), multiple=True, default=NAMES)
 @click.option("--epochs", type=click.IntRange(min=1), default=40, help="Of the first run.")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from compsgd.errors import SettingError
 
+_ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
+
 
 @dataclass(frozen=True)
 class RankInfo:
@@ -25,21 +27,25 @@ class RankInfo:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "RankInfo":
-        """Raises SettingError for variables that are no numbers."""
+        """Raises SettingError, which names it, for a variable that is no number."""
         if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(environment):
             return cls()
-        try:
-            rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        except ValueError as error:
-            raise SettingError(
-                f"RANK={environment['RANK']} and WORLD_SIZE={environment['WORLD_SIZE']} in the "
-                "environment must be integers, as torchrun sets them"
-            ) from error
+        rank = _number("RANK", environment["RANK"])
+        world_size = _number("WORLD_SIZE", environment["WORLD_SIZE"])
         return cls(
             rank,
             world_size,
-            int(environment.get("LOCAL_RANK", rank)),
-            int(environment.get("LOCAL_WORLD_SIZE", world_size)),
+            _number("LOCAL_RANK", environment.get("LOCAL_RANK", rank)),
+            _number("LOCAL_WORLD_SIZE", environment.get("LOCAL_WORLD_SIZE", world_size)),
             launched=True,
-            attempt=int(environment.get("TORCHELASTIC_RESTART_COUNT", 0)),
+            attempt=_number(_ATTEMPT, environment.get(_ATTEMPT, 0)),
         )
+
+
+def _number(name: str, value: str | int) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise SettingError(
+            f"{name} is {value!r} in the environment; it must be an integer, as torchrun sets it"
+        ) from error

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm import register_vote_hook
+from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.data.datasets import load_dataset
 from compsgd.workers.data.splits import Dataset
 from compsgd.workers.launch.spawning import start_processes
@@ -114,7 +115,7 @@ def all_runs(dataset: str, root: Path, model: str, epochs: int, batch_size: int,
 
 @click.command()
 @click.option("--dataset", "datasets", multiple=True, default=["digits"], show_default=True)
-@click.option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"))
+@click.option("--dataset_root", type=PathOption(), default=Path("data"))
 @click.option("--model", type=click.Choice(IMAGE_MODELS), default="vanilla_cnn", show_default=True)
 @click.option("--num_processes", type=click.IntRange(min=2), default=4, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=2, show_default=True)

@@ -15,6 +15,7 @@ from tables import as_markdown, as_text
 from compsgd.files import atomic_write
 from compsgd.plots import save_figure
 from compsgd.workers.commands.cli import execute
+from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.failures import RunError, UsageError, terminated_like_interrupted
 from compsgd.workers.report.progress import on_a_terminal
@@ -22,11 +23,11 @@ from compsgd.workers.report.progress import on_a_terminal
 _OPTIONS = [
     click.option("--dataset", type=click.Choice(tuple(IMAGE_FORMATS)), default="MNIST",
                  show_default=True),
-    click.option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"),
+    click.option("--dataset_root", type=PathOption(), default=Path("data"),
                  show_default=True),
     click.option("--download", type=bool, default=False, is_flag=False, flag_value="true",
                  show_default=True, help="Download what is missing."),
-    click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+    click.option("--out", type=PathOption(file_okay=False),
                  default=Path("reproduced"), show_default=True,
                  help="Folder of runs, tables and figures. What is finished there is not run "
                  "again, and what was interrupted goes on."),

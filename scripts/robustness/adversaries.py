@@ -14,6 +14,7 @@ import click
 
 from compsgd.codec.compiling import COMPILE_CHOICES
 from compsgd.workers.commands.cli import train
+from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.options import ATTACKS
 from compsgd.workers.report.tables import format_table
 
@@ -29,7 +30,7 @@ SETTINGS = ["--num_workers", "8", "--threads", "1", "--momentum", "0", "--lr_sch
 
 @click.command()
 @click.option("--dataset", default="MNIST", show_default=True)
-@click.option("--dataset_root", type=click.Path(path_type=Path), default=Path("data"))
+@click.option("--dataset_root", type=PathOption(), default=Path("data"))
 @click.option("--model", default="mlp", show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--compile", "compile_", type=click.Choice(COMPILE_CHOICES), default="auto")

@@ -40,6 +40,7 @@ from compsgd.errors import CompsgdError
 from compsgd.history import read_histories, write_histories
 from compsgd.history.axes import line, metric_names
 from compsgd.workers.commands import cli
+from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.data import idx_files
 from compsgd.workers.data.text import load_text
 from compsgd.workers.report.tables import format_table
@@ -364,7 +365,7 @@ def ends_of(process: Any, at: Any) -> Iterator[str]:
 @click.command()
 @click.option("--count", type=click.IntRange(min=1), default=100_000, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), default=None,
+@click.option("--keep", type=PathOption(file_okay=False), default=None,
               help="Where files that end or hang a process are kept.")  # fmt: skip
 def main(count: int, seed: int, keep: Path | None) -> None:
     """Prints how many files were read and refused; exit code 1 if anything else became of any."""

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from torch import nn
 
+from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.data.datasets import BatchPlan, load_dataset
 from compsgd.workers.data.splits import Dataset
 from compsgd.workers.train.models import build_model
@@ -65,7 +66,7 @@ _OPTIONS = [
     click.option("--model_size", default="small"),
     click.option("--context", type=int, default=64),
     click.option("--dataset", required=True),
-    click.option("--dataset_root", type=click.Path(path_type=Path), default=Path("data")),
+    click.option("--dataset_root", type=PathOption(), default=Path("data")),
     click.option("--batch_size", type=int, required=True),
     click.option("--num_workers", type=int, required=True),
     click.option("--epochs", type=int, default=1),
@@ -74,7 +75,7 @@ _OPTIONS = [
     click.option("--lr_schedule", default="constant"),
     click.option("--warmup", type=float, default=0.0),
     click.option("--seed", type=int, default=0),
-    click.option("--log_dir", type=click.Path(path_type=Path), required=True),
+    click.option("--log_dir", type=PathOption(), required=True),
     click.option("--exp_name", required=True),
 ]
 

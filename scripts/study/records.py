@@ -86,11 +86,6 @@ class Records:
         names = (trial.task.name, trial.method.name, f"{trial.name}_{trial.definition}")
         return self._log_dir.joinpath(*names)
 
-    @property
-    def scratch(self) -> Path:
-        """For what runs share, and can be made again."""
-        return self._log_dir / "data"
-
     def row(self, trial: Trial) -> Row | None:
         """What came of a run; None if it is not finished."""
         key = _key_of(trial)

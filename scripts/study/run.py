@@ -20,6 +20,7 @@ from runner import Runner
 from tasks import TASKS
 
 from compsgd.workers.commands.cli import execute
+from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.failures import RunError, terminated_like_interrupted
 
@@ -33,7 +34,7 @@ def command(plan: Sequence[Part]) -> click.Command:
     @click.command(cls=SpreadingCommand)
     @click.option(
         "--data",
-        type=click.Path(path_type=Path),
+        type=PathOption(),
         default=Path("data"),
         show_default=True,
         help="Folder of MNIST, FashionMNIST and text.",
@@ -64,14 +65,14 @@ def command(plan: Sequence[Part]) -> click.Command:
     )
     @click.option(
         "--log_dir",
-        type=click.Path(path_type=Path),
+        type=PathOption(),
         default=Path("study"),
         show_default=True,
         help="Folder of the runs.",
     )
     @click.option(
         "--out",
-        type=click.Path(path_type=Path),
+        type=PathOption(),
         default=_HERE,
         show_default="beside this script",
         help="Folder of tables and figures.",

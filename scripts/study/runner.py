@@ -12,8 +12,6 @@ from typing import Any
 from candidates import DDP, LION, TRAIN
 from plan import Trial
 from records import Records
-from tasks import IMAGES, Task
-from unpacking import unpacked
 
 _HERE = Path(__file__).resolve().parent
 _PROGRAMS = {
@@ -70,19 +68,13 @@ class Runner:
         """What runs a trial, from its beginning or from where it was interrupted."""
         folder = self.records.folder(trial)
         options = trial.options() | {
-            "dataset_root": self._data_of(trial.task),
+            "dataset_root": self.data / trial.task.data,
             "log_dir": folder.parent,
             "exp_name": folder.name,
         }
         program = trial.method.program
         command = [sys.executable, *_PROGRAMS[program], *_arguments(options)]
         return [*command, "--resume"] if program == TRAIN and folder.exists() else command
-
-    def _data_of(self, task: Task) -> Path:
-        """The folder of its data set, ready to be read by several at a time."""
-        if task.kind == IMAGES:
-            return unpacked(task.options["dataset"], self.data, self.records.scratch)
-        return self.data / task.data
 
     def _next(self, ready: Iterable[Trial], running: Iterable[Trial]) -> list[Trial]:
         """As many as there is room for."""

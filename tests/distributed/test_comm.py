@@ -109,6 +109,15 @@ def test_place_comes_from_torchruns_variables():
     assert RankInfo.from_environment(variables) == RankInfo(5, 8, 1, 4, launched=True)
 
 
+@pytest.mark.parametrize(
+    "name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"]
+)
+def test_a_variable_that_is_no_number_is_named(name):
+    variables = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    with pytest.raises(compsgd.SettingError, match=f"{name} is 'x' in the environment"):
+        RankInfo.from_environment(variables | {name: "x"})
+
+
 class Hostile:
     """Collectives in which rank 1 sends what it likes."""
 
