@@ -11,7 +11,8 @@ from compsgd.startup import run_command
 
 
 def load() -> Callable[[], object]:
-    from compsgd.workers.commands.cli import execute, launch
+    from compsgd.workers.commands.cli import launch
+    from compsgd.workers.commands.execution import execute
 
     return partial(execute, launch, "launch.py")
 

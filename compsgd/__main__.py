@@ -11,7 +11,7 @@ def main() -> None:
 
 
 def _load() -> Callable[[], object]:
-    from compsgd.workers.commands.cli import main as command
+    from compsgd.workers.commands.group import main as command
 
     return command
 

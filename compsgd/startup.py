@@ -5,7 +5,8 @@ Nothing that is imported here takes long.
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODE = 128 + signal.SIGINT
@@ -18,13 +19,21 @@ def run_command(load: Callable[[], Callable[[], object]]) -> None:
     Args:
         load: imports what takes long, and gives the command.
     """
-    signal.signal(signal.SIGINT, _end)
-    command = load()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with quiet_interrupts():
+        command = load()
     try:
         command()
     finally:
         signal.signal(signal.SIGINT, _end)
+
+
+@contextmanager
+def quiet_interrupts() -> Iterator[None]:
+    """Within, which is for imports, Ctrl-C ends the process with exit code 130 and without a word;
+    behind it, it is a KeyboardInterrupt."""
+    signal.signal(signal.SIGINT, _end)
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -11,4 +11,4 @@ exec torchrun --nproc_per_node "$NUM_WORKERS" launch.py \
     --optimizer compressed_sgd_vote --num_bits 3 --binning lin \
     --momentum 0 --lr_schedule constant --warmup 0 --l2 0 \
     --dataset "$DATASET" --dataset_root "$DATASET_ROOT" --model "$MODEL" --epochs "$EPOCHS" \
-    --lr $LR --weight_decay $DECAY --batchwise_evaluation "$EVAL_EVERY" "$@"
+    --lr $LR --range_decay $DECAY --batchwise_evaluation "$EVAL_EVERY" "$@"

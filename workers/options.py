@@ -73,8 +73,8 @@ Cell = tuple[float, float]
 class Options:
     """The options of `compsgd train`, named as on the command line.
 
-    `vote` holds those that are settings of the vote; `lr` and `weight_decay` span the sweep;
-    `weight_decay` is the decay of the range, not L2, and `decay_min` and `decay_max` of None are
+    `vote` holds those that are settings of the vote; `lr` and `range_decay` span the sweep;
+    `range_decay` is the decay of the range, not L2, and `decay_min` and `decay_max` of None are
     that. Either `epochs` or `steps` says when the run ends; the other is None. `warmup` is a share
     of all rounds below 1, or a number of them. `threads` of None leaves the choice to the run.
     """
@@ -98,7 +98,7 @@ class Options:
     lr: tuple[float, ...]
     lr_schedule: str
     warmup: float
-    weight_decay: tuple[float, ...]
+    range_decay: tuple[float, ...]
     decay_min: float | None
     decay_max: float | None
     num_workers: int
@@ -137,7 +137,7 @@ class Options:
             return [(lr, 1.0) for lr in self.lr]
         if self.decay_min is not None and self.decay_max is not None:
             return [(lr, self.decay_max) for lr in self.lr]
-        return [(lr, decay) for lr in self.lr for decay in self.weight_decay]
+        return [(lr, decay) for lr in self.lr for decay in self.range_decay]
 
     def vote_of(self, cell: Cell) -> VoteSettings:
         """The settings of the vote in a cell."""
@@ -183,7 +183,7 @@ class Options:
         if not self.has_range:
             return []
         sides = ("dmin", self.decay_min), ("dmax", self.decay_max)
-        both = "d" + "-".join(map(str, self.weight_decay))
+        both = "d" + "-".join(map(str, self.range_decay))
         return [both, *(f"{side}{value}" for side, value in sides if value is not None)]
 
     def _schedule_parts(self) -> list[str]:
@@ -291,10 +291,10 @@ class Options:
         if self.epochs is not None and self.steps is not None:
             raise UsageError("--epochs and --steps both say when the run ends; give one of both")
         if len(set(self.cells())) < len(self.cells()):
-            raise UsageError("--lr or --weight_decay names a value twice; each cell runs once")
-        if None not in (self.decay_min, self.decay_max) and len(self.weight_decay) > 1:
+            raise UsageError("--lr or --range_decay names a value twice; each cell runs once")
+        if None not in (self.decay_min, self.decay_max) and len(self.range_decay) > 1:
             raise UsageError(
-                "--weight_decay lists several values, but --decay_min and --decay_max fix both "
+                "--range_decay lists several values, but --decay_min and --decay_max fix both "
                 "sides: there is nothing left to sweep"
             )
 

@@ -8,22 +8,22 @@ from typing import Any
 class Recipe:
     """Settings that suit an optimizer, named as on the command line.
 
-    `weight_decay` is the decay of the range; it is 1.0 where there is none.
+    `range_decay` is the decay of the range; it is 1.0 where there is none.
     """
 
     lr: float
     momentum: float
     warmup: float
-    weight_decay: float = 1.0
+    range_decay: float = 1.0
     lr_schedule: str = "cosine"
     l2: float = 0.0
 
     def as_options(self) -> dict[str, Any]:
         """By option; those that span the sweep are tuples."""
-        return vars(self) | {"lr": (self.lr,), "weight_decay": (self.weight_decay,)}
+        return vars(self) | {"lr": (self.lr,), "range_decay": (self.range_decay,)}
 
 
-_LEVELS = Recipe(lr=0.001, momentum=0.9, warmup=0.1, weight_decay=0.99)
+_LEVELS = Recipe(lr=0.001, momentum=0.9, warmup=0.1, range_decay=0.99)
 
 RECIPES = {
     "sgd": Recipe(lr=0.1, momentum=0.9, warmup=0.0),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compsgd.comm.group.collectives import Collectives
 from compsgd.errors import DamagedDataError, PeerError
+from compsgd.internal_errors import ElsewhereError
 from compsgd.kinds import TEXT, Exactly, Kind, MisfitError, Optional, Row
 from compsgd.strict_json import MAX_SIZE_BYTES, parse_json
 
@@ -58,14 +59,6 @@ def _read(rank: int, text: Tensor, kind: Kind) -> Any:
 
 def _unexpected(rank: int, what: str) -> PeerError:
     return PeerError(f"rank {rank} sends {what}; it is damaged, or runs something else")
-
-
-class ElsewhereError(Exception):
-    """Another process failed; its own message says why."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 def all_succeed(

@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from compsgd.comm.group.hosted_store import host_store
 from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.group.worker_thread import WorkerThread
-from compsgd.errors import PeerError
+from compsgd.internal_errors import StoreError
 
 log = logging.getLogger("compsgd")
 
@@ -28,10 +28,6 @@ _TIMEOUT_S = 300.0
 _MOST_DIGITS = 15
 
 Answer = TypeVar("Answer")
-
-
-class StoreError(PeerError):
-    """There is no store: a process can do nothing, and nobody needs to be told."""
 
 
 class StoreSilentError(StoreError):

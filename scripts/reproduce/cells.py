@@ -36,7 +36,7 @@ class Training:
         return [
             "--optimizer", self.optimizer,
             "--lr", f"{self.lr:.9g}",
-            "--weight_decay", f"{self.decay:g}",
+            "--range_decay", f"{self.decay:g}",
             "--num_bits", str(self.num_bits),
             "--binning", self.binning,
             "--num_workers", str(self.num_workers),

@@ -14,7 +14,7 @@ from tables import as_markdown, as_text
 
 from compsgd.files import atomic_write
 from compsgd.plots import save_figure
-from compsgd.workers.commands.cli import execute
+from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.failures import RunError, UsageError, terminated_like_interrupted

@@ -19,7 +19,7 @@ from compsgd.workers.options import ATTACKS
 from compsgd.workers.report.tables import format_table
 
 OPTIMIZERS = {
-    "3-bit vote": ["--optimizer", "compressed_sgd_vote", "--lr", "0.0003", "--weight_decay", "0.3"],
+    "3-bit vote": ["--optimizer", "compressed_sgd_vote", "--lr", "0.0003", "--range_decay", "0.3"],
     "sign vote": ["--optimizer", "sign_sgd", "--lr", "0.001"],
     "float32 mean": ["--optimizer", "sgd", "--lr", "0.1"],
 }

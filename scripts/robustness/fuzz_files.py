@@ -41,6 +41,7 @@ from compsgd.history import read_histories, write_histories
 from compsgd.history.axes import line, metric_names
 from compsgd.workers.commands import cli
 from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.run_options import read_options
 from compsgd.workers.data import idx_files
 from compsgd.workers.data.text import load_text
 from compsgd.workers.report.tables import format_table
@@ -227,9 +228,9 @@ def signed(manifest: bytes) -> bytes:
 def prepared(folder: Path) -> tuple[Experiment, Checkpoints]:
     """An experiment that has begun, for the files of one that is resumed."""
     arguments = ["--log_dir", str(folder), "--exp_name", "x", "--model", "mlp", "--lr", "0.1",
-                 "--weight_decay", "1", "--num_workers", "1", "--epochs", "1"]  # fmt: skip
+                 "--range_decay", "1", "--num_workers", "1", "--epochs", "1"]  # fmt: skip
     context = cli.train.make_context("train", arguments)
-    options = cli._read(dict(context.params), cli.RankInfo())
+    options = read_options(dict(context.params), cli.RankInfo())
     experiment = Experiment(options)
     experiment.create({})
     (experiment.path / "checkpoint").mkdir(exist_ok=True)

@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm import register_vote_hook
 from compsgd.voting.replicas import digest
-from compsgd.workers.commands.cli import execute, launch
+from compsgd.workers.commands.cli import launch
+from compsgd.workers.commands.execution import execute
 
 _NUM_STEPS = 12
 _TIMEOUT_S = 8.0

@@ -46,7 +46,7 @@ EPOCHS = 10
 OPTIONS = ["--model", "mlp", "--epochs", str(EPOCHS), "--batch_size", "32", "--threads", "1",
            "--compile", "off", "--count_usages", "--checkpoint_every", "5", "--timeout", "8",
            "--lr", "0.003",
-           "--weight_decay", "1", "--momentum", "0", "--lr_schedule", "constant", "--warmup", "0",
+           "--range_decay", "1", "--momentum", "0", "--lr_schedule", "constant", "--warmup", "0",
            "--l2", "0",
            "--exp_name", "x"]  # fmt: skip
 SIGNALS = {

@@ -31,7 +31,8 @@ import torch
 
 from compsgd import files
 from compsgd.history import read_histories
-from compsgd.workers.commands.cli import execute, train
+from compsgd.workers.commands.cli import train
+from compsgd.workers.commands.execution import execute
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.results.one_writer import OneWriter
 

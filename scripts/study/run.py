@@ -19,7 +19,7 @@ from result_tables import write_tables
 from runner import Runner
 from tasks import TASKS
 
-from compsgd.workers.commands.cli import execute
+from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.failures import RunError, terminated_like_interrupted

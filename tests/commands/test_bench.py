@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from compsgd.plots.benchmark import codec_figure
 from compsgd.workers.bench import measurements
 from compsgd.workers.bench.measurements import CodecCase, measure_codec
-from compsgd.workers.commands.cli import compsgd
+from compsgd.workers.commands.group import compsgd
 
 QUICK = ["--repeats", "1", "--compile", "off", "--num_bits", "1", "3"]
 

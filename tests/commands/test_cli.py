@@ -13,6 +13,7 @@ import pytest
 import torch
 from command_line import run
 from processes import ROOT, run_command
+from stopping import outcome
 
 from compsgd.history import read_histories
 from compsgd.optim.optimizers import OPTIMIZERS
@@ -31,9 +32,9 @@ BAD = {
     "unknown exchange": (["--exchange", "ring"], "'ring' is not"),
     "num_bits 0": (["--num_bits", "0"], "0 is not in the range 1<=x<=8"),
     "num_bits 9": (["--num-bits", "9"], "9 is not in the range 1<=x<=8"),
-    "decay 0": (["--weight_decay", "0"], "weight_decay is 0.0"),
-    "decay above 1": (["--weight_decay", "1.0", "1.5"], "weight_decay is 1.5"),
-    "decay nan": (["--range-decay", "nan"], "weight_decay is nan"),
+    "decay 0": (["--range_decay", "0"], "range_decay is 0.0"),
+    "decay above 1": (["--range_decay", "1.0", "1.5"], "range_decay is 1.5"),
+    "decay nan": (["--range-decay", "nan"], "range_decay is nan"),
     "decay_min nan": (["--decay_min", "nan"], "decay_min is nan"),
     "lr nan": (["--lr", "nan"], "lr is nan"),
     "lr negative": (["--lr", "0.1", "-1"], "lr is -1.0"),
@@ -52,7 +53,7 @@ BAD = {
     "nccl": (["--backend", "nccl"], "needs a GPU per process"),
     "nothing to verify": (["--verify_bytes"], "needs several processes"),
     "nothing to sweep": (
-        ["--decay_min", "1", "--decay_max", "1", "--weight_decay", "0.5", "1"],
+        ["--decay_min", "1", "--decay_max", "1", "--range_decay", "0.5", "1"],
         "nothing left to sweep",
     ),
     "value twice": (["--lr", "0.1", "0.10"], "names a value twice"),
@@ -223,22 +224,45 @@ def test_gradients_that_are_not_finite_are_reported_and_counted(tmp_path):
         ("--lr 0.1 0.2 --seed 1", "--lr 0.1 --lr 0.2 --seed 1"),
         ("--lr 0.1 --lr 0.2", "--lr 0.1 --lr 0.2"),
         ("--lr=0.1 0.2", "--lr=0.1 --lr 0.2"),
-        ("--weight-decay 1 0.5", "--weight-decay 1 --weight-decay 0.5"),
+        ("--range-decay 1 0.5", "--range-decay 1 --range-decay 0.5"),
         ("--lr 1e-3 -1", "--lr 1e-3 --lr -1"),
         ("--seed 1 2", "--seed 1 2"),
         ("--overwrite --lr 1 2", "--overwrite --lr 1 --lr 2"),
     ],
 )
 def test_several_values_behind_one_option(given, expected):
-    assert spread_values(given.split(), {"--lr", "--weight_decay"}) == expected.split()
+    assert spread_values(given.split(), {"--lr", "--range_decay"}) == expected.split()
 
 
 def test_help_lists_the_underscore_spelling_of_every_option():
     result = run("--help")
     assert result.exit_code == 0
     for parameter in train.params:
-        assert parameter.opts[0] in result.output
+        assert parameter.hidden or parameter.opts[0] in result.output
         assert "-" not in parameter.opts[0].lstrip("-")
+
+
+def test_help_has_headings_in_the_order_of_use():
+    lines = run("--help").output.splitlines()
+    headings = [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == [
+        "Data", "Model", "Training", "Compression", "Communication", "Results", "Robustness",
+        "Options",
+    ]  # fmt: skip
+    assert [line for line in lines if "--weight_decay" in line] == []
+
+
+def test_the_originals_name_of_the_range_decay_is_taken_and_told_of(tmp_path):
+    options = [*QUICK, "--lr", "0.003", "--log_dir", tmp_path]
+    usual = run(*options, "--range_decay", "0.5", "--exp_name", "usual")
+    older = run(*options, "--weight_decay", "0.5", "--exp_name", "older")
+    assert (usual.exit_code, older.exit_code) == (0, 0)
+    assert usual.stderr == ""
+    assert older.stderr.splitlines() == [
+        "--weight_decay, the original's name of --range_decay, is the decay of the range; it is no "
+        "L2, which is --l2"
+    ]
+    assert outcome(tmp_path / "older") == outcome(tmp_path / "usual")
 
 
 def test_readme_lists_every_option():
@@ -267,7 +291,7 @@ def test_both_spellings_and_repetition_mean_the_same(tmp_path):
 def experiment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs")
     result = run(
-        *QUICK, "--epochs", "2", "--lr", "0.003", "0.001", "--weight_decay", "1.0", "0.5",
+        *QUICK, "--epochs", "2", "--lr", "0.003", "0.001", "--range_decay", "1.0", "0.5",
         "--count_usages", "true", "--num_workers", "4", "--log_dir", folder, "--exp_name", "all",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -330,7 +354,8 @@ def test_weights_belong_to_the_result(experiment):
 
 def test_config_records_options_and_versions(experiment):
     config = json.loads((experiment[0] / "config.json").read_text())
-    assert set(config["options"]) == {parameter.name for parameter in train.params}
+    shown = {parameter.name for parameter in train.params if not parameter.hidden}
+    assert set(config["options"]) == shown
     assert config["options"]["lr"] == [0.003, 0.001]
     assert config["versions"]["torch"] == torch.__version__
     assert config["run"]["threads"] == 1
@@ -435,7 +460,7 @@ def test_help_names_the_recipes():
 
 
 def test_sgd_ignores_decay_and_runs_once_per_lr(tmp_path):
-    args = ["--optimizer", "sgd", "--lr", "0.1", "0.2", "--weight_decay", "1.0", "0.5"]
+    args = ["--optimizer", "sgd", "--lr", "0.1", "0.2", "--range_decay", "1.0", "0.5"]
     assert run(*QUICK, *args, "--log_dir", tmp_path, "--exp_name", "s").exit_code == 0
     histories = read_histories(tmp_path / "s" / "histories.pkl")
     assert list(histories) == [(0.1, 1.0), (0.2, 1.0)]
@@ -471,7 +496,7 @@ def test_a_sweep_that_dies_keeps_what_it_finished(tmp_path, monkeypatch):
             return finished[0]
 
     monkeypatch.setattr("compsgd.workers.train.run.CellTraining", DiesInTheSecondCell)
-    sweep = ["--lr", "0.003", "0.001", "--weight_decay", "1"]
+    sweep = ["--lr", "0.003", "0.001", "--range_decay", "1"]
     result = run(*QUICK, *sweep, "--log_dir", tmp_path, "--exp_name", "d")
     assert isinstance(result.exception, OSError)
     assert list(read_histories(tmp_path / "d" / "histories.pkl")) == [(0.003, 1.0)]
@@ -510,7 +535,7 @@ def test_torchrun_prints_bad_input_once(tmp_path):
     assert finished.exit_code != 0
     assert finished.stderr.count("9 is not in the range 1<=x<=8") == 1
     assert "exitcode  : 2" in finished.stderr
-    assert "cli.py" not in finished.stderr
+    assert "execution.py" not in finished.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -524,7 +549,7 @@ def test_num_workers_must_be_a_multiple_of_the_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "x")
     result = run("--num_workers", "4", cwd=tmp_path, command=launch)
     assert result.exit_code == 1
-    assert result.output.startswith("Error: RANK=x")
+    assert result.output.startswith("Error: RANK is 'x' in the environment")
 
 
 def test_console_script_and_launch_are_there():

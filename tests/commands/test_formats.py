@@ -16,6 +16,7 @@ from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.traffic.ledger import Purpose
 from compsgd.kinds import ANYTHING
 from compsgd.workers.commands import cli
+from compsgd.workers.commands.run_options import read_options
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.results.formats import CONFIG, read_checked, result_format
 from compsgd.workers.train.cell_format import SharedFormat, worker_format
@@ -32,7 +33,7 @@ DEEP = '{"options": ' + "[" * 100_000
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    assert run(*QUICK, "--weight_decay", "0.99", "--log_dir", folder).exit_code == 0
+    assert run(*QUICK, "--range_decay", "0.99", "--log_dir", folder).exit_code == 0
     return folder
 
 
@@ -40,7 +41,7 @@ def finished(tmp_path_factory):
 def interrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("interrupted")
     with stopped_after(1):
-        assert run(*QUICK, "--weight_decay", "0.99", "--log_dir", folder).exit_code == 1
+        assert run(*QUICK, "--range_decay", "0.99", "--log_dir", folder).exit_code == 1
     return folder
 
 
@@ -106,7 +107,7 @@ def test_mutated_manifests_are_taken_or_named(interrupted, tmp_path):
 
 
 def resumed(folder):
-    result = run(*QUICK, "--weight_decay", "0.99", "--log_dir", folder, "--resume")
+    result = run(*QUICK, "--range_decay", "0.99", "--log_dir", folder, "--resume")
     assert result.exit_code in (1, 2), result.output
     assert result.stderr.count("\n") == 1
     return result.stderr
@@ -172,8 +173,8 @@ def rewritten(folder, name, change):
 
 def formats(shared):
     """Of the parts of the interrupted run."""
-    context = cli.train.make_context("train", [*QUICK, "--weight_decay", "0.99"])
-    options = cli._read(dict(context.params), RankInfo())
+    context = cli.train.make_context("train", [*QUICK, "--range_decay", "0.99"])
+    options = read_options(dict(context.params), RankInfo())
     num_rounds = len(shared["recorder"]["seconds"])
     duration = Duration(rounds_per_epoch=num_rounds + 2, num_rounds=num_rounds + 2)
     return (

@@ -8,7 +8,7 @@ from compsgd.errors import CompsgdError
 from compsgd.history import write_histories
 from compsgd.plots import Run, average_figure, curves_figure, usages_figure
 from compsgd.plots.curves import metric_label
-from compsgd.workers.commands.cli import compsgd
+from compsgd.workers.commands.group import compsgd
 
 EPOCHS, STEPS = 2, 6
 

@@ -111,7 +111,7 @@ def test_a_training_has_the_published_settings():
                         rand_zero=False)  # fmt: skip
     given = train_command.make_context("train", training.options()).params
     expected = {
-        "lr": (7.8125e-7,), "weight_decay": (0.3,), "epochs": 5, "num_bits": 8, "binning": "exp",
+        "lr": (7.8125e-7,), "range_decay": (0.3,), "epochs": 5, "num_bits": 8, "binning": "exp",
         "num_workers": 2, "rand_zero": False, "seed": 1917, "optimizer": "compressed_sgd_vote",
         "model": "vanilla_cnn", "batch_size": 64, "shuffle": False, "count_usages": False,
         "momentum": 0.0, "lr_schedule": "constant", "warmup": 0.0, "l2": 0.0,

@@ -41,7 +41,7 @@ KINDS = {
     "feedback": ["--error_feedback", "--exempt_1d", "--l2", "0.1", "--evaluate_every", "2"],
     "sign_sgd": ["--optimizer", "sign_sgd", "--count_usages"],
     "compressed_sgd": ["--optimizer", "compressed_sgd", "--count_usages", "--rand_zero", "false"],
-    "vote": ["--weight_decay", "0.7", "--batchwise_evaluation", "2", "--shuffle", "false"],
+    "vote": ["--range_decay", "0.7", "--batchwise_evaluation", "2", "--shuffle", "false"],
     "adversaries": ["--adversaries", "1", "--attack", "random", "--binning", "exp"],
 }
 
@@ -132,7 +132,7 @@ def test_other_numbers_of_processes_go_on(tmp_path):
 @pytest.mark.skipif(not can_count(), reason="the kernel counts bytes for us on Linux only")
 def test_counted_bytes_go_on(tmp_path):
     """Those of the epoch under way, too, and of both processes."""
-    options = [*SWEEP, "--lr", "0.003", "--weight_decay", "1", "--verify_bytes"]
+    options = [*SWEEP, "--lr", "0.003", "--range_decay", "1", "--verify_bytes"]
     options += ["--log_dir", str(tmp_path), "--exp_name"]
     whole, parts = [*options, "whole"], [*options, "parts"]
     ranks(2, tmp_path, [[whole, None], [parts, 2], [[*parts, "--resume"], None]])
@@ -200,7 +200,7 @@ def interrupted(tmp_path_factory):
         ["--epochs", "3"],
         ["--seed", "1"],
         ["--rand_zero", "false"],
-        ["--weight_decay", "0.5"],
+        ["--range_decay", "0.5"],
         ["--adversaries", "1"],
         ["--count_usages", "true"],
         ["--momentum", "0.5"],

@@ -15,7 +15,7 @@ import sys
 sys.path.insert(0, sys.argv.pop(1))
 import plan, tasks
 from dataclasses import replace
-from compsgd.workers.commands.cli import execute
+from compsgd.workers.commands.execution import execute
 plan.REACH = plan.FURTHER = 0
 options = {"num_workers": 2, "lr_schedule": "cosine", "model": "mlp", "dataset": "digits",
            "batch_size": 64, "steps": 4, "warmup": 1}

@@ -20,7 +20,7 @@ EPOCHS, ROUNDS = 2, 2
 # 6 batches for 4 workers: in every second round two of them receive none.
 SETTINGS = ["--model", "mlp", "--batch_size", "256", "--threads", "1", "--epochs", EPOCHS,
             "--num_workers", "4", "--count_usages", "--tensorboard",
-            "--weight_decay", "1"]  # fmt: skip
+            "--range_decay", "1"]  # fmt: skip
 CELL = "lr0.003_decay1.0"
 
 

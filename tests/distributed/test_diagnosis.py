@@ -18,7 +18,7 @@ from compsgd.voting.majority import cosine
 
 # 3 rounds an epoch, of 4, 4 and 4 workers; 12 batches.
 SETTINGS = ["--model", "mlp", "--epochs", "2", "--batch_size", "128", "--num_workers", "4",
-            "--threads", "1", "--compile", "off", "--weight_decay", "1", "--momentum", "0",
+            "--threads", "1", "--compile", "off", "--range_decay", "1", "--momentum", "0",
             "--lr_schedule", "constant", "--warmup", "0"]  # fmt: skip
 FOUND = {"diagnosis_step_hist", "cosine_hist", "agreement_hist"}
 

@@ -10,9 +10,10 @@ from ranks import on_ranks
 from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.codec.wire import RoundFormat, WireFormat
 from compsgd.comm import AllGatherExchange, Collectives, Ledger, ScatterReduceExchange
-from compsgd.comm.group.messages import ElsewhereError, all_succeed, gather_messages
+from compsgd.comm.group.messages import all_succeed, gather_messages
 from compsgd.comm.traffic.ledger import Purpose
 from compsgd.errors import CompsgdError
+from compsgd.internal_errors import ElsewhereError
 from compsgd.kinds import ANYTHING
 from compsgd.voting.float_sum import FloatSum
 

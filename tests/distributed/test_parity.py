@@ -18,7 +18,7 @@ for _optimizer, _num_bits, _rand_zero in [
 ]:
     CASES[f"{_optimizer}-{_num_bits}-{_rand_zero}"] = [
         "--optimizer", _optimizer, "--num_bits", _num_bits, "--rand_zero", _rand_zero,
-        "--weight_decay", "0.7",
+        "--range_decay", "0.7",
     ]  # fmt: skip
 CASES["exp"] = ["--binning", "exp", "--num_bits", "5", "--count_usages", "true"]
 CASES["all-gather"] = ["--exchange", "all_gather", "--num_bits", "2"]
@@ -26,7 +26,7 @@ CASES["evaluating"] = ["--batchwise_evaluation", "2", "--shuffle", "false", "--l
 CASES["batch-norm"] = ["--model", "resnet18", "--batch_size", "400"]
 CASES["original"] = [
     "--model", "mlp", "--momentum", "0", "--lr_schedule", "constant", "--warmup", "0",
-    "--weight_decay", "1",
+    "--range_decay", "1",
 ]  # fmt: skip
 CASES["adamw"] = ["--model", "mlp", "--optimizer", "adamw", "--lr_schedule", "linear"]
 CASES["everything"] = [

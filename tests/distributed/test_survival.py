@@ -12,7 +12,7 @@ from processes import ROOT, finish, started_command, started_ranks
 from stopping import outcome
 
 ENDLESS = ["--model", "mlp", "--epochs", "100000", "--batch_size", "256", "--threads", "1",
-           "--compile", "off", "--lr", "0.003", "--weight_decay", "1",
+           "--compile", "off", "--lr", "0.003", "--range_decay", "1",
            "--exp_name", "x"]  # fmt: skip
 LONG = ["--epochs", "8", "--batch_size", "16", "--checkpoint_every", "10"]
 

@@ -6,7 +6,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from compsgd.workers.commands.cli import execute, train
+from compsgd.workers.commands.cli import train
+from compsgd.workers.commands.execution import execute
 
 
 def run(*args, cwd=None, command=train):

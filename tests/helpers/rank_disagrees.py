@@ -5,7 +5,8 @@ import sys
 import torch
 
 from compsgd.comm.group.rank_info import RankInfo
-from compsgd.workers.commands.cli import execute, launch
+from compsgd.workers.commands.cli import launch
+from compsgd.workers.commands.execution import execute
 from compsgd.workers.train.training import CellTraining
 
 

@@ -7,7 +7,7 @@ import pytest
 import compsgd
 from compsgd import errors
 from compsgd.comm.group.collectives import CollectiveError
-from compsgd.comm.group.store import StoreError
+from compsgd.internal_errors import StoreError
 
 KINDS = {
     errors.SettingError: ValueError,

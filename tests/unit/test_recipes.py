@@ -20,7 +20,7 @@ def test_its_values_are_ones_that_can_be(optimizer):
     assert recipe.lr_schedule in SCHEDULES
     # A share: it suits runs of any length.
     assert check_warmup(recipe.warmup) < 0.5
-    decay = recipe.weight_decay
+    decay = recipe.range_decay
     settings = VoteSettings(momentum=recipe.momentum, l2=recipe.l2, decay_min=decay)
     for name in ("momentum", "l2", "decay_min"):
         is_usual = getattr(settings, name) == setting_field(name).default
@@ -30,7 +30,7 @@ def test_its_values_are_ones_that_can_be(optimizer):
 def test_options_of_a_sweep_are_tuples():
     options = RECIPES["adamw"].as_options()
     assert options["lr"] == (RECIPES["adamw"].lr,)
-    assert options["weight_decay"] == (1.0,)
+    assert options["range_decay"] == (1.0,)
     assert options["l2"] == RECIPES["adamw"].l2
 
 

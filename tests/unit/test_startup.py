@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
-    "the command": ["-m", "compsgd", "--help"],
+    "the command": ["-m", "compsgd", "train", "--help"],
     "launch.py": [str(ROOT / "launch.py"), "--help"],
 }
 # It says when the first of ours is imported, and then torch: moments that no clock has to meet.

@@ -1,12 +1,34 @@
-"""How the commands read their words: several values behind one option, hyphens for underscores."""
+"""How the commands read their words: several values behind one option, hyphens for underscores; and
+how their help lists them."""
 
 from collections.abc import Sequence
 
 import click
 
 
+class HeadedOption(click.Option):
+    """An option that stands under a heading of the help.
+
+    Attributes:
+        heading: which; those without one come last.
+    """
+
+    heading = "Options"
+
+
 class SpreadingCommand(click.Command):
     """Accepts `--lr 0.003 0.001`: several values behind one option, as the original scripts do."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        by_heading: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                heading = getattr(parameter, "heading", HeadedOption.heading)
+                by_heading.setdefault(heading, []).append(record)
+        for heading, records in by_heading.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         repeatable = {
