@@ -12,11 +12,14 @@ from compsgd.comm.traffic.kernel_counters import can_count
 from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.settings import VoteSettings, setting_field
 from compsgd.workers.failures import UsageError
+from compsgd.workers.own_code import SEPARATOR
 
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
 ATTACKS = ("flip", "random", "constant", "nan")
 MODEL_SIZES = ("small", "base")
+# The data set that is a folder of images.
+FOLDER = "folder"
 
 # What a process decides for itself.
 _OWN_AFFAIR = {"log_dir", "dataset_root", "download", "overwrite", "threads"}
@@ -89,6 +92,7 @@ class Options:
     context: int
     dataset: str
     dataset_root: Path
+    image_size: int | None
     download: bool
     optimizer: str
     batch_size: int
@@ -153,7 +157,7 @@ class Options:
         return self.exp_name or "_".join(self._name_parts())
 
     def _name_parts(self) -> list[str]:
-        parts = [self.optimizer, self.dataset, *self._model_parts(), f"B{self.batch_size}"]
+        parts = [self.optimizer, *self._data_parts(), *self._model_parts(), f"B{self.batch_size}"]
         parts.append(f"e{self.epochs}" if self.steps is None else f"s{self.steps}")
         if self.has_range:
             parts += [f"n{self.vote.num_bits}", self.vote.binning]
@@ -173,9 +177,13 @@ class Options:
             parts.append(self.attack_name())
         return [*parts, f"Seed{self.vote.seed}", f"Workers{self.num_workers}"]
 
+    def _data_parts(self) -> list[str]:
+        size = [] if self.image_size is None else [f"i{self.image_size}"]
+        return [_as_part(self.dataset), *size]
+
     def _model_parts(self) -> list[str]:
         if self.model != "gpt":
-            return [self.model]
+            return [_as_part(self.model)]
         untied = [] if self.tie_embeddings else ["untied"]
         return [f"{self.model}-{self.model_size}", *untied, f"c{self.context}"]
 
@@ -240,6 +248,7 @@ class Options:
     def check(self, rank_info: RankInfo) -> None:
         """Raises UsageError for options that do not go together, or not with what is installed."""
         self._check_workers(rank_info)
+        self._check_data()
         self._check_optimizer()
         self._check_diagnosis()
         self._check_sweep()
@@ -248,6 +257,10 @@ class Options:
             raise UsageError(
                 "--tensorboard needs a package that is not installed: pip install tensorboard"
             )
+
+    def _check_data(self) -> None:
+        if self.image_size is not None and self.dataset != FOLDER:
+            raise UsageError(f"--image_size is for --dataset {FOLDER}, and this is {self.dataset}")
 
     def _check_workers(self, rank_info: RankInfo) -> None:
         if self.num_workers % rank_info.world_size:
@@ -311,3 +324,8 @@ class Options:
             raise UsageError(
                 f"the name made of these settings is {len(name)} characters long; give --exp_name"
             )
+
+
+def _as_part(name: str) -> str:
+    """Of a folder's name: a user's own module:factory has a colon."""
+    return name.replace(SEPARATOR, ".")

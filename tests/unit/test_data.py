@@ -33,15 +33,16 @@ def test_mnist_as_torchvision_reads_it(mnist_root):
     assert dataset.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
 
 
-def test_cifar10_becomes_channels_first(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "num_classes"), [("CIFAR10", 10), ("CIFAR100", 100)])
+def test_cifar_becomes_channels_first(name, num_classes, tmp_path, monkeypatch):
     class Cifar:
         def __init__(self, root, train, download):
             self.data = torch.arange(2 * 32 * 32 * 3).to(torch.uint8).view(2, 32, 32, 3).numpy()
             self.targets = [3, 7]
 
-    monkeypatch.setattr("torchvision.datasets.CIFAR10", Cifar)
-    dataset = load_dataset("CIFAR10", tmp_path, download=False)
-    assert dataset.format == IMAGE_FORMATS["CIFAR10"]
+    monkeypatch.setattr(f"torchvision.datasets.{name}", Cifar)
+    dataset = load_dataset(name, tmp_path, download=False)
+    assert dataset.format == IMAGE_FORMATS[name] == ImageFormat((3, 32, 32), num_classes)
     assert dataset.train.images[0, :, 0, 1].tolist() == [3, 4, 5]
     assert dataset.train.labels.tolist() == [3, 7]
 

@@ -1,5 +1,6 @@
 """The options of a run: how the command line declares them, and what becomes of them."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from compsgd.workers.options import (
     VOTE_OPTIONS,
     Options,
 )
+from compsgd.workers.own_code import is_own
 from compsgd.workers.recipes import RECIPES, describe_default
 from compsgd.workers.train.models import MODELS
 from compsgd.workers.train.schedule import SCHEDULES, check_warmup
@@ -58,6 +60,20 @@ class AutoOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer cli
         if not self._minimum <= number <= self._maximum:
             self.fail(f"{value} is not from {self._minimum} to {self._maximum:,}", param, ctx)
         return number
+
+
+class NameOrOwn(click.Choice):  # type: ignore[type-arg]
+    """One of some names, or a user's own module:factory."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if isinstance(value, str) and is_own(value):
+            if not re.fullmatch(r"[\w.]+:[\w.]+", value):
+                self.fail(f"{value!r} is no MODULE:FACTORY, as in my_model:build", param, ctx)
+            return value
+        return super().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: Any = None) -> str | None:
+        return f"[{'|'.join(map(str, self.choices))}|MODULE:FACTORY]"
 
 
 class Checked(click.ParamType):  # type: ignore[type-arg]
@@ -124,13 +140,17 @@ def _option(*names: str, **settings: Any) -> Any:
 
 
 _DATA = [
-    _option("--dataset", type=click.Choice(DATASETS), default="digits",
-            help="digits comes with scikit-learn; text is yours, stdlib the source of Python's own "
-            "standard library; the others are torchvision's."),
+    _option("--dataset", type=NameOrOwn(DATASETS), default="digits",
+            help="digits comes with scikit-learn; folder holds images in train/CLASS and "
+            "test/CLASS, text is yours, stdlib the source of Python's own standard library; "
+            "MODULE:FACTORY makes your own; the others are torchvision's."),
     _option("--dataset_root", type=PathOption(), default=Path("data"),
-            help="Where torchvision's files are; of text a UTF-8 file, or a folder whose *.txt are "
-            "read, its validation.txt being held out."),
+            help="Where torchvision's files are, or those of folder; of text a UTF-8 file, or a "
+            "folder whose *.txt are read, its validation.txt being held out."),
     _flag("--download", default=True, help="Download what is missing; verify and unpack it."),
+    _option("--image_size", type=click.IntRange(min=1), default=None,
+            show_default="as they are, all alike",
+            help="Height and width that the images of folder are scaled and cut to."),
     _option("--context", type=click.IntRange(min=1), default=64,
             help="Tokens of a sequence, for text."),
     _option("--batch_size", type=click.IntRange(min=1), default=64,
@@ -139,7 +159,8 @@ _DATA = [
 ]  # fmt: skip
 
 _MODEL = [
-    _option("--model", type=click.Choice(MODELS), default="vanilla_cnn", help="What is trained."),
+    _option("--model", type=NameOrOwn(MODELS), default="vanilla_cnn",
+            help="What is trained; MODULE:FACTORY makes your own."),
     _option("--model_size", type=click.Choice(MODEL_SIZES), default="small",
             help="Of gpt: small has 64 channels and 3 layers, base about a million parameters."),
     _flag("--tie_embeddings", default=True, help="Whether gpt's head is its embedding."),

@@ -10,41 +10,59 @@ from torch import Tensor
 from compsgd.rng import derive_key
 from compsgd.workers.data.idx_files import IDX_DATASETS
 from compsgd.workers.data.images import NUM_CLASSES, idx_loader, load_digits, torchvision_loader
+from compsgd.workers.data.items import load_folder, load_own
 from compsgd.workers.data.splits import Dataset, ImageFormat
 from compsgd.workers.data.stdlib import load_stdlib
 from compsgd.workers.data.text import load_text
+from compsgd.workers.options import FOLDER
+from compsgd.workers.own_code import is_own
+
+_NUM_FINE_CLASSES = 100
 
 _IMAGES: dict[str, Callable[[Path, bool], Dataset]] = {
     "digits": load_digits,
     **{name: idx_loader(name) for name in IDX_DATASETS},
-    "CIFAR10": torchvision_loader("CIFAR10"),
+    "CIFAR10": torchvision_loader("CIFAR10", NUM_CLASSES),
+    "CIFAR100": torchvision_loader("CIFAR100", _NUM_FINE_CLASSES),
 }
 _TEXTS: dict[str, Callable[[Path, int], Dataset]] = {"text": load_text, "stdlib": load_stdlib}
 TEXTS = tuple(_TEXTS)
-DATASETS = (*_IMAGES, *TEXTS)
+DATASETS = (*_IMAGES, FOLDER, *TEXTS)
 IMAGE_FORMATS = {
     "digits": ImageFormat((1, 8, 8), NUM_CLASSES),
     "MNIST": ImageFormat((1, 28, 28), NUM_CLASSES),
     "FashionMNIST": ImageFormat((1, 28, 28), NUM_CLASSES),
     "CIFAR10": ImageFormat((3, 32, 32), NUM_CLASSES),
+    "CIFAR100": ImageFormat((3, 32, 32), _NUM_FINE_CLASSES),
 }
 
 
-def load_dataset(name: str, root: Path, download: bool, context: int | None = None) -> Dataset:
-    """Loads a data set of DATASETS.
+def load_dataset(
+    name: str,
+    root: Path,
+    download: bool,
+    context: int | None = None,
+    image_size: int | None = None,
+) -> Dataset:
+    """Loads a data set of DATASETS, or a user's own.
 
     Args:
-        name: which one.
-        root: the folder that torchvision keeps its files in; of `text` the file, or the folder of
-            files; `digits` and `stdlib` need none.
+        name: which one, or the module:factory that makes it.
+        root: the folder that torchvision keeps its files in; of `folder` that of train and test; of
+            `text` the file, or the folder of files; `digits` and `stdlib` need none.
         download: whether files that are missing may be downloaded, verified and unpacked there.
         context: how many characters a sequence of text has; images need none.
+        image_size: of `folder`; see load_folder.
 
     Raises:
         UsageError: it is not there and must not be downloaded; a text that cannot be read, or is
             too short.
         RunError: the download failed, or a file is damaged.
     """
+    if is_own(name):
+        return load_own(name, root)
+    if name == FOLDER:
+        return load_folder(root, image_size)
     if name in _IMAGES:
         return _IMAGES[name](root, download)
     assert context is not None, "a text is cut into sequences"

@@ -90,16 +90,17 @@ def idx_loader(name: str) -> Callable[[Path, bool], Dataset]:
 _IDX_PARTS = ("train", "t10k")
 
 
-def torchvision_loader(name: str) -> Callable[[Path, bool], Dataset]:
+def torchvision_loader(name: str, num_classes: int) -> Callable[[Path, bool], Dataset]:
     """What loads a data set of torchvision, which checks each of its files.
 
     Args:
         name: of its class.
+        num_classes: of its images.
     """
 
     def load(root: Path, download: bool) -> Dataset:
         train, test = (_from_torchvision(name, root, part, download) for part in (True, False))
-        return _dataset(_as_split(train), _as_split(test))
+        return _dataset(_as_split(train), _as_split(test), num_classes)
 
     return load
 
@@ -152,6 +153,6 @@ def _labelled(images: Tensor, labels: Tensor) -> ImageSplit:
     return ImageSplit(images.unsqueeze(1), labels, largest=255)
 
 
-def _dataset(train: ImageSplit, test: ImageSplit) -> Dataset:
+def _dataset(train: ImageSplit, test: ImageSplit, num_classes: int = NUM_CLASSES) -> Dataset:
     channels, height, width = train.images.shape[1:]
-    return Dataset(train, test, ImageFormat((channels, height, width), NUM_CLASSES))
+    return Dataset(train, test, ImageFormat((channels, height, width), num_classes))

@@ -52,6 +52,19 @@ class ImageFormat:
 
 
 @dataclass(frozen=True)
+class ItemFormat:
+    """What a model of a user's own data has to fit, where they are no images.
+
+    Attributes:
+        shape: of an input.
+        num_classes: which are told apart.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class TextFormat:
     """What a model of text has to fit.
 
@@ -64,11 +77,14 @@ class TextFormat:
     context: int
 
 
+Format = ImageFormat | ItemFormat | TextFormat
+
+
 @dataclass(frozen=True)
 class Dataset:
     train: Split
     test: Split
-    format: ImageFormat | TextFormat
+    format: Format
 
     @functools.cached_property
     def digest(self) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compsgd.comm.group.collectives import Collectives
+from compsgd.workers.data.items import seed_everything
 from compsgd.workers.data.splits import Split
 from compsgd.workers.train.scores import BatchScore, Score, batch_loss, sample_weighted
 
@@ -44,6 +45,8 @@ def evaluate(
             if wants_stop():
                 is_complete = False
                 break
+            # A user's data may draw random numbers: the same ones for any W.
+            seed_everything(int(index[0]))
             inputs, labels = split.batch(index, device)
             mine[slot] = torch.tensor(batch_loss(model(inputs), labels)[1], dtype=torch.float64)
     model.train()

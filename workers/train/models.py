@@ -3,15 +3,18 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compsgd.rng import derive_key
 from compsgd.workers.data.datasets import TEXTS
-from compsgd.workers.data.splits import ImageFormat, TextFormat
+from compsgd.workers.data.items import seed_everything
+from compsgd.workers.data.splits import Dataset, Format, ImageFormat, TextFormat
 from compsgd.workers.failures import UsageError
+from compsgd.workers.own_code import call, find_factory, is_own
 from compsgd.workers.train.gpt import GPT, SIZES
 
 ImageShape = tuple[int, int, int]
+_CPU = torch.device("cpu")
 
 
 def vanilla_cnn(image_shape: ImageShape, num_classes: int) -> nn.Module:
@@ -64,7 +67,10 @@ MODELS = (*IMAGE_MODELS, "gpt")
 
 
 def check_model(model: str, dataset: str) -> None:
-    """Raises UsageError if a model is not made for what a data set holds."""
+    """Raises UsageError if a model is not made for what a data set holds. Of a user's own nothing
+    is known yet."""
+    if is_own(model) or is_own(dataset):
+        return
     if (model in IMAGE_MODELS) == (dataset in TEXTS):
         kind, other = ("images", "text") if model in IMAGE_MODELS else ("text", "images")
         raise UsageError(f"--model {model} is made for {kind}, but --dataset {dataset} is {other}")
@@ -72,7 +78,7 @@ def check_model(model: str, dataset: str) -> None:
 
 def build_model(
     name: str,
-    format: ImageFormat | TextFormat,
+    format: Format,
     seed: int,
     *,
     size: str = "small",
@@ -82,16 +88,62 @@ def build_model(
     sent (design, section 4).
 
     Args:
-        name: which one of MODELS.
-        format: of the data set; one that check_model has found to fit.
+        name: which one of MODELS, or the module:factory of a user's own, which is called with the
+            format.
+        format: of the data set.
         seed: of the run.
         size: of gpt, one of SIZES.
         tie_embeddings: of gpt.
+
+    Raises:
+        UsageError: it does not fit the data, or a user's own cannot be made.
     """
-    torch.manual_seed(derive_key(seed, "initial weights"))
-    if isinstance(format, TextFormat):
+    seed_everything(derive_key(seed, "initial weights"))
+    if is_own(name):
+        return _own_model(name, format)
+    if name in _OF_IMAGES and isinstance(format, ImageFormat):
+        return _OF_IMAGES[name](format.shape, format.num_classes)
+    if name not in _OF_IMAGES and isinstance(format, TextFormat):
         return GPT(format, SIZES[size], tie_embeddings)
-    return _OF_IMAGES[name](format.shape, format.num_classes)
+    kind = "images (channels, height, width)" if name in _OF_IMAGES else "--dataset text or stdlib"
+    raise UsageError(f"--model {name} is made for {kind}; this data set is {format}")
+
+
+def _own_model(name: str, format: Format) -> nn.Module:
+    model = call("--model", name, find_factory("--model", name), format)
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"--model {name} returns a {type(model).__name__}; it must return a torch.nn.Module"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(f"--model {name} has no parameter to train")
+    others = {one.dtype for one in model.parameters()} - {torch.float32}
+    if others:
+        raise UsageError(
+            f"--model {name} has parameters of {', '.join(map(str, others))}; all must be float32"
+        )
+    return model
+
+
+@torch.no_grad()
+def check_output(name: str, model: nn.Module, dataset: Dataset) -> None:
+    """Raises UsageError if a user's model cannot tell the classes of the data apart."""
+    if not is_own(name):
+        return
+    inputs, labels = dataset.train.batch(torch.arange(min(2, len(dataset.train))), _CPU)
+    logits = call("--model", name, model.eval(), inputs)
+    num_classes = _num_classes(dataset.format)
+    expected = (*labels.shape, num_classes)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UsageError(
+            f"--model {name} makes {found} of inputs of shape {tuple(inputs.shape)}; it must make "
+            f"a tensor of shape {expected}, a number for each class"
+        )
+
+
+def _num_classes(format: Format) -> int:
+    return len(format.vocabulary) if isinstance(format, TextFormat) else format.num_classes
 
 
 def normalises_batches(model: nn.Module) -> bool:

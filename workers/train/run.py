@@ -49,7 +49,7 @@ from compsgd.workers.train.checkpoint import Loaded, State
 from compsgd.workers.train.compile_cache import usable_cache
 from compsgd.workers.train.duration import Duration
 from compsgd.workers.train.measures import measure_of
-from compsgd.workers.train.models import check_model, normalises_batches
+from compsgd.workers.train.models import check_model, check_output, normalises_batches
 from compsgd.workers.train.preparation import Preparation, prepare_kernels
 from compsgd.workers.train.training import CellTraining, batch_plan, initial_model, voted_parameters
 
@@ -156,7 +156,7 @@ class _Run:
 
     def _check_and_prepare(self, dataset: Dataset) -> Preparation:
         options, network = self._options, self._network
-        model = initial_model(options, dataset)
+        model = self._together(lambda: initial_model(options, dataset))
         self._together(lambda: _check_batches(options, dataset, model))
         check_agreement(self._peers, _facts(options, dataset, model))
         return _prepare(options, dataset, model, self._device, network, self._rank_info)
@@ -348,7 +348,9 @@ def _load_together(options: Options, network: Network, rank_info: RankInfo) -> D
     """One process of each machine downloads, verifies and unpacks; then the others read."""
 
     def load(download: bool) -> Dataset:
-        return load_dataset(options.dataset, options.dataset_root, download, options.context)
+        return load_dataset(
+            options.dataset, options.dataset_root, download, options.context, options.image_size
+        )
 
     first = all_succeed(
         network.bookkeeping,
@@ -379,6 +381,7 @@ def _check_batches(options: Options, dataset: Dataset, model: nn.Module) -> None
             f"--min_compress_numel {options.vote.min_compress_numel} leaves no parameter of "
             f"{options.model} to vote on"
         )
+    check_output(options.model, model, dataset)
     _check_warmup(options, Duration.of(options, plan))
 
 

@@ -20,6 +20,7 @@ from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.optim.state import join_workers, split_workers
 from compsgd.rng import derive_key
 from compsgd.workers.data.datasets import BatchPlan
+from compsgd.workers.data.items import seed_everything
 from compsgd.workers.data.splits import Dataset
 from compsgd.workers.failures import InterruptedRunError, RunError
 from compsgd.workers.launch.watchdog import StopAgreement
@@ -105,7 +106,7 @@ class CellTraining:
             options.vote.exchange, network.gradient, network.bookkeeping
         )
         self._optimizer = build_optimizer(options, cell, self._model, self._exchange, compile)
-        self._gradients = FlatGradients(self._model.parameters())
+        self._gradients = FlatGradients(one for _, one in _trained(self._model))
         self._buffers = WorkerZeroBuffers(self._model, network.bookkeeping)
         self._recorder = Recorder()
         self._byte_check = ByteCheck(network) if options.verify_bytes else None
@@ -330,11 +331,11 @@ class CellTraining:
 
     def _work(self, worker: int, index: Tensor) -> BatchScore:
         """Forward and backward of one worker's batch."""
-        inputs, labels = self._dataset.train.batch(index, self._device)
-        self._gradients.begin()
-        torch.manual_seed(
+        seed_everything(
             derive_key(self._options.vote.seed, "forward pass", self._optimizer.round, worker)
         )
+        inputs, labels = self._dataset.train.batch(index, self._device)
+        self._gradients.begin()
         loss, score = batch_loss(self._model(inputs), labels)
         loss.backward()
         self._gradients.end()
@@ -440,9 +441,13 @@ def build_optimizer(
 def voted_parameters(options: Options, model: nn.Module) -> list[Tensor]:
     """Those that are not exempt."""
     tables = _exempt_tables(options, model)
-    return [
-        one for one in model.parameters() if id(one) not in tables and not options.vote.exempts(one)
-    ]
+    trained = (one for _, one in _trained(model))
+    return [one for one in trained if id(one) not in tables and not options.vote.exempts(one)]
+
+
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Those that need a gradient, by name; a user's model may have others."""
+    return [(name, one) for name, one in model.named_parameters() if one.requires_grad]
 
 
 def _exempt_tables(options: Options, model: nn.Module) -> set[int]:
@@ -455,7 +460,7 @@ def _exempt_tables(options: Options, model: nn.Module) -> set[int]:
 def _groups(options: Options, model: nn.Module) -> list[dict[str, Any]]:
     """Named parameters, in two groups where some are exempt as embeddings."""
     tables = _exempt_tables(options, model)
-    named = list(model.named_parameters())
+    named = _trained(model)
     if not tables:
         return [{"params": named}]
     return [
