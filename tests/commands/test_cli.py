@@ -246,8 +246,8 @@ def test_help_has_headings_in_the_order_of_use():
     lines = run("--help").output.splitlines()
     headings = [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert headings == [
-        "Data", "Model", "Training", "Compression", "Communication", "Results", "Robustness",
-        "Options",
+        "Start", "Data", "Model", "Training", "Compression", "Communication", "Results",
+        "Robustness", "Options",
     ]  # fmt: skip
     assert [line for line in lines if "--weight_decay" in line] == []
 
@@ -355,6 +355,7 @@ def test_weights_belong_to_the_result(experiment):
 def test_config_records_options_and_versions(experiment):
     config = json.loads((experiment[0] / "config.json").read_text())
     shown = {parameter.name for parameter in train.params if not parameter.hidden}
+    shown -= {"config", "dry_run"}
     assert set(config["options"]) == shown
     assert config["options"]["lr"] == [0.003, 0.001]
     assert config["versions"]["torch"] == torch.__version__

@@ -5,12 +5,15 @@ from typing import Any
 import click
 
 from compsgd.comm.group.rank_info import RankInfo
+from compsgd.workers.commands.config_file import drop_overruled
 from compsgd.workers.commands.execution import report_failures
 from compsgd.workers.commands.run_options import read_options, with_options
 from compsgd.workers.commands.spreading import SpreadingCommand, normalise
 from compsgd.workers.launch.spawning import start_processes
 from compsgd.workers.options import Options
 from compsgd.workers.report.standard_output import guarded_output
+from compsgd.workers.report.tables import format_table
+from compsgd.workers.train.forecast import forecast
 from compsgd.workers.train.run import run
 
 _SETTINGS = {"token_normalize_func": normalise, "max_content_width": 100}
@@ -20,7 +23,12 @@ _SETTINGS = {"token_normalize_func": normalise, "max_content_width": 100}
 @click.command(cls=SpreadingCommand, context_settings=_SETTINGS)
 def train(**values: Any) -> None:
     """Train a model with N workers that exchange packed votes, all in this one process."""
-    _train(read_options(values, RankInfo()), RankInfo())
+    alone = RankInfo()
+    is_dry, options = _read(values, alone)
+    if is_dry:
+        _forecast(options, alone)
+    else:
+        _train(options, alone)
 
 
 @with_options
@@ -33,17 +41,41 @@ def launch(**values: Any) -> None:
     python launch.py --num_workers 4 OPTIONS         starts a process for each worker
     """
     rank_info = RankInfo.from_environment()
-    options = read_options(values, rank_info)
-    if rank_info.launched:
+    is_dry, options = _read(values, rank_info)
+    started = rank_info
+    if not rank_info.launched:
+        started = RankInfo(0, options.num_workers, 0, options.num_workers, launched=True)
+    if is_dry:
+        _forecast(options, started)
+    elif rank_info.launched:
         _train(options, rank_info)
-        return
-    options.check(RankInfo(0, options.num_workers, 0, options.num_workers, launched=True))
+    else:
+        options.check(started)
+        _start(options)
+
+
+def _read(values: dict[str, Any], rank_info: RankInfo) -> tuple[bool, Options]:
+    """Whether the run is only to be described, and its options."""
+    drop_overruled(click.get_current_context(), values, "epochs", "steps")
+    return values["dry_run"], read_options(values, rank_info)
+
+
+def _start(options: Options) -> None:
     start_processes(options.num_workers, _run_in_process, options)
 
 
 def _run_in_process(options: Options) -> None:
     rank_info = RankInfo.from_environment()
     report_failures(lambda: _train(options, rank_info))
+
+
+def _forecast(options: Options, rank_info: RankInfo) -> None:
+    options.check(rank_info)
+    if rank_info.rank == 0:
+        rows = [(f"--{name}", str(value)) for name, value in options.as_dict().items()]
+        click.echo(format_table(("option", "value"), rows))
+        click.echo()
+        click.echo(format_table(("of a run", ""), forecast(options)))
 
 
 def _train(options: Options, rank_info: RankInfo) -> None:

@@ -13,6 +13,7 @@ from compsgd.comm.group.rank_info import RankInfo
 from compsgd.errors import CompsgdError
 from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.settings import Choice, Flag, Integer, Name, VoteSettings, setting_field
+from compsgd.workers.commands.config_file import take_options
 from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.commands.spreading import HeadedOption
 from compsgd.workers.data.datasets import DATASETS
@@ -138,6 +139,15 @@ def _option(*names: str, **settings: Any) -> Any:
     settings.setdefault("show_default", True)
     return click.option(*names, cls=HeadedOption, **settings)
 
+
+_START = [
+    _option("--config", type=PathOption(), is_eager=True, expose_value=False,
+            callback=take_options, show_default=False,
+            help="A TOML file of options by their names, or the config.json of a run, to repeat "
+            "it. The command line wins."),
+    _flag("--dry_run", default=False,
+          help="Show the options, the parameters, the bytes of a step and the memory, and stop."),
+]  # fmt: skip
 
 _DATA = [
     _option("--dataset", type=NameOrOwn(DATASETS), default="digits",
@@ -270,6 +280,7 @@ _ROBUSTNESS = [
 
 # In the order of use, by their headings in the help.
 _OPTIONS = {
+    "Start": _START,
     "Data": _DATA,
     "Model": _MODEL,
     "Training": _TRAINING,
@@ -286,6 +297,7 @@ def read_options(values: dict[str, Any], rank_info: RankInfo) -> Options:
     Raises:
         SettingError: a setting of the vote that it does not take.
     """
+    values.pop("dry_run")
     older = values.pop(_OLDER_NAME)
     if older:
         _warn_of_older_name(rank_info)
