@@ -30,6 +30,7 @@ from compsgd.errors import GradientError, SettingError
 from compsgd.kinds import does_not_fit, is_alike
 from compsgd.layout import FlatLayout
 from compsgd.optim.bin_usage import BinUsage
+from compsgd.optim.loss_scale import loss_scale_of, unscale
 from compsgd.optim.param_share import ParamShare
 from compsgd.optim.saved_state import (
     BIN_COUNTS,
@@ -86,6 +87,8 @@ class RoundOptimizer(torch.optim.Optimizer):
     known_settings: tuple[str, ...] = ()
     own_defaults: ClassVar[Mapping[str, Any]] = {}
     combine = "vote"
+    # To a GradScaler: see loss_scale.py.
+    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -522,6 +525,14 @@ class RoundOptimizer(torch.optim.Optimizer):
         """Compresses where one worker is hosted that has not, and says if some of several have
         not."""
         hosted, cast = self.exchange.hosted, self._main.aggregator.cast
+        scale = loss_scale_of(self)
+        if scale is not None:
+            if cast:
+                raise SettingError(
+                    "compress was called with gradients that a GradScaler has scaled; call "
+                    "scaler.unscale_(optimizer) before compress"
+                )
+            unscale(self._parameters, scale)
         if not cast:
             self._compress_alone()
         elif len(cast) < len(hosted) and not self._has_told_who_sits_out:

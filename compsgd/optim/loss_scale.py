@@ -1,0 +1,26 @@
+"""The loss scale of a torch.amp.GradScaler, which leaves what to do about it to the optimizer.
+
+`scaler.step(optimizer)` skips a step whose gradients are not finite. Between processes nobody may
+skip: the others wait for a ballot. So optimizers here say that they see to the scale themselves;
+the step is always taken, and a worker whose gradients are not finite sits out.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+
+def loss_scale_of(optimizer: Any) -> Tensor | None:
+    """By what the gradients in `p.grad` are too large; None without a scaler, or behind its
+    `unscale_`. Within `scaler.step` a scaler says so."""
+    scale = getattr(optimizer, "grad_scale", None)
+    return scale if isinstance(scale, Tensor) else None
+
+
+def unscale(parameters: Iterable[Tensor], scale: Tensor) -> None:
+    """Divides gradients by a loss scale, in place, as `scaler.unscale_` does."""
+    inverse = scale.double().reciprocal().float()
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(inverse.to(parameter.grad.device))
