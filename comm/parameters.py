@@ -71,7 +71,9 @@ class VotedParams:
         """
         if id(param) not in self._places:
             raise SettingError(
-                f"a parameter of shape {tuple(param.shape)} is not among the params of this vote"
+                f"a parameter of shape {tuple(param.shape)} is not among the params of this vote: "
+                "it needed no gradient when they were handed over, or the model has got it since; "
+                "set the state's params anew"
             )
         return self._places[id(param)]
 

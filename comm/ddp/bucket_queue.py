@@ -70,6 +70,8 @@ class BucketQueue:
                 self._tracker.has(parameter),
             )
             for gradient, parameter in zip(bucket.gradients(), bucket.parameters(), strict=True)
+            # DistributedDataParallel goes on with what was frozen after it was made: as zeros.
+            if parameter.requires_grad
         ]
         devices: list[Any] = [self._params.device] if self._stream else []
         future: torch.futures.Future[torch.Tensor] = torch.futures.Future(devices=devices)

@@ -13,6 +13,7 @@ from tiny_training import (
     everyones,
     loss_of,
     model,
+    train,
 )
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -178,3 +179,29 @@ def test_start_later():
         loss_of(hooked, rank, step).backward()
         levels = {float(level) for level in hooked.module[0].weight.grad.unique()}
         assert (levels <= LEVELS) == (step >= 2)
+
+
+@pytest.mark.parametrize("when", ["before DDP", "before the hook", "after the hook"])
+@on_ranks(2)
+def test_layers_that_are_frozen_at_any_time(when):
+    """They stay as they are, and the others learn as if they had been frozen from the beginning."""
+
+    def trained(when):
+        net = model()
+        frozen = net[3]
+        frozen.requires_grad_(when != "before DDP")
+        hooked = DistributedDataParallel(net, find_unused_parameters=when != "before DDP")
+        frozen.requires_grad_(when == "after the hook")
+        register_vote_hook(hooked, **SETTINGS)
+        frozen.requires_grad_(False)
+        sgd = torch.optim.SGD(hooked.parameters(), lr=0.01)
+        train(hooked, sgd, range(3))
+        return hooked.module
+
+    first = model()
+    found = trained(when)
+    assert torch.equal(found[3].weight, first[3].weight)
+    assert not torch.equal(found[0].weight, first[0].weight)
+    assert_all_ranks_alike(found)
+    if when == "before the hook":
+        assert_equal_weights(found, trained("before DDP"))
