@@ -43,6 +43,7 @@ from compsgd.optim.saved_state import (
 from compsgd.optim.state import StateViews
 from compsgd.optim.update_rules import Adam, Descent, HeavyBall, StepSize, UpdateRule
 from compsgd.settings import VoteSettings, setting_field
+from compsgd.untraced import prepare_untraced, untraced
 from compsgd.upwards import exchange_over
 from compsgd.voting.aggregator import Aggregator, LevelAggregator, Outcome
 from compsgd.voting.encoder import WorkerEncoder
@@ -248,6 +249,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         state = self._main.encoders[worker].state
         return state["max"], state["min"]
 
+    @untraced
     @torch.no_grad()
     def compress(self, worker: int = 0) -> None:
         """Takes the gradients now in `p.grad` as a worker's ballot for this round.
@@ -268,6 +270,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._refresh()
         self._compress(slot)
 
+    @untraced
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Exchanges the ballots of all workers and applies their joint update.
@@ -421,6 +424,7 @@ class RoundOptimizer(torch.optim.Optimizer):
     def _build(self) -> None:
         """Flat vectors, their views in `state`, and what takes the rounds, for the parameters as
         they are."""
+        prepare_untraced()
         self._parameters = [param for group in self.param_groups for param in group["params"]]
         for parameter in self._parameters:
             check_parameter(parameter)

@@ -1,0 +1,58 @@
+"""Optimizers within torch.compile: the same bits, and nothing is traced."""
+
+import pytest
+import torch
+
+import compsgd
+from compsgd.untraced import prepare_untraced, untraced
+
+
+class Counter:
+    def __init__(self):
+        self.seen = []
+
+    @untraced
+    def note(self, value):
+        self.seen.append(torch.compiler.is_compiling())
+        return value + 1
+
+
+def test_a_method_is_not_traced():
+    prepare_untraced()
+    counter = Counter()
+    compiled = torch.compile(lambda value: counter.note(value) * 2)
+    assert [compiled(torch.tensor(one)).item() for one in (1, 2)] == [4, 6]
+    assert counter.seen == [False, False]
+
+
+VOTE = {"momentum": 0.9, "error_feedback": True, "exempt_1d": True, "l2": 0.1, "decay_max": 0.9}
+OPTIMIZERS = {
+    "SGD": (compsgd.SGD, {"momentum": 0.9}),
+    "AdamW": (compsgd.AdamW, {}),
+    "SignSGD": (compsgd.SignSGD, {}),
+    "CompressedSGD": (compsgd.CompressedSGD, {}),
+    "CompressedSGDVote": (compsgd.CompressedSGDVote, VOTE),
+}
+
+
+@pytest.mark.parametrize(("make", "settings"), OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_compiled_step_equals_an_eager_one(make, settings):
+    def trained(compiles):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+        optimizer = make(net.parameters(), 0.01, num_workers=2, **settings)
+
+        def round_():
+            for worker in range(2):
+                optimizer.compress(worker)
+            optimizer.step()
+
+        take = torch.compile(round_) if compiles else round_
+        for step in range(3):
+            inputs = torch.randn(5, 8, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            net(inputs).square().mean().backward()
+            take()
+        return [one.detach() for one in net.parameters()]
+
+    assert all(map(torch.equal, trained(True), trained(False)))
