@@ -1,5 +1,6 @@
 """The command `compsgd`: what it lists, and what it takes to list it."""
 
+import os
 import subprocess
 import sys
 
@@ -31,6 +32,23 @@ def test_every_command_is_there(name):
     command = compsgd.get_command(click.Context(compsgd), name)
     assert isinstance(command, click.Command)
     assert command.help
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "expected"),
+    [
+        ("compsgd tr", 1, ["train"]),
+        ("compsgd train --num_b", 2, ["--num_bits"]),
+        ("compsgd train --model vani", 3, ["vanilla_cnn"]),
+    ],
+)
+def test_shells_complete(words, number, expected):
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(number), "_COMPSGD_COMPLETE": "bash_complete"}
+    finished = subprocess.run(
+        [sys.executable, "-c", "from compsgd.__main__ import main; main()"],
+        capture_output=True, text=True, timeout=60, env=os.environ | asked,
+    )  # fmt: skip
+    assert [line.split(",")[1] for line in finished.stdout.splitlines()] == expected
 
 
 def test_no_other_command_is_there():
