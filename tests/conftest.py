@@ -25,6 +25,16 @@ def _log_stays_as_it_was() -> Iterator[None]:
     assert state_of_log() == before, "what sets up the log has to restore it; see silent_log()"
 
 
+@pytest.fixture(autouse=True)
+def _runs_draw_nothing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six figures take longer than a short run. Fixtures of a module draw theirs, as do tests that
+    are marked."""
+    if "figures" not in request.keywords:
+        monkeypatch.setattr(
+            "compsgd.workers.results.experiment.Experiment._draw", lambda self: None
+        )
+
+
 @pytest.fixture(scope="session")
 def vectors() -> dict[str, dict[str, npt.NDArray[np.generic]]]:
     """The reference vectors by file and key (tests/vectors/README.md)."""

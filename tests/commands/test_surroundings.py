@@ -90,6 +90,7 @@ def test_a_plotting_backend_that_works_is_kept(tmp_path):
     assert "MPLBACKEND" in kept.stdout
 
 
+@pytest.mark.figures
 def test_figures_that_cannot_be_drawn_cost_no_results(tmp_path, monkeypatch, capfd):
     def fail(*args, **settings):
         raise OSError("no fonts\nat all")

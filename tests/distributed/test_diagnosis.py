@@ -78,6 +78,7 @@ def diagnosed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.figures
 def test_training_is_the_same_with_and_without(diagnosed, tmp_path):
     assert train(tmp_path / "x", "--lr", "0.003", "0.001").exit_code == 0
     with_it, without = outcome(diagnosed), outcome(tmp_path / "x")
@@ -101,6 +102,7 @@ def test_what_is_recorded(diagnosed):
     assert {"cosine.png", "agreement.png"} < {path.name for path in diagnosed.iterdir()}
 
 
+@pytest.mark.figures
 def test_an_experiment_with_a_diagnosis_can_be_replaced(diagnosed, tmp_path):
     assert train(tmp_path / "x", "--diagnose", "3").exit_code == 0
     assert train(tmp_path / "x", "--overwrite").exit_code == 0
