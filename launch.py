@@ -7,10 +7,11 @@ python launch.py --num_workers 4 OPTIONS
 from collections.abc import Callable
 from functools import partial
 
-from compsgd.startup import run_command
+from compsgd.startup import announce_loading, run_command
 
 
 def load() -> Callable[[], object]:
+    announce_loading()
     from compsgd.workers.commands.cli import launch
     from compsgd.workers.commands.execution import execute
 

@@ -5,6 +5,7 @@ Nothing that is imported here takes long.
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -34,6 +35,14 @@ def quiet_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, _end)
     yield
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def announce_loading() -> None:
+    """A line on a terminal, as what comes next takes seconds; from one process of all."""
+    is_asked = "--help" not in sys.argv and "_COMPSGD_COMPLETE" not in os.environ
+    if is_asked and os.environ.get("RANK", "0") == "0" and sys.stderr.isatty():
+        sys.stderr.write("loading PyTorch ...\n")
+        sys.stderr.flush()
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -79,7 +79,8 @@ class Options:
     `vote` holds those that are settings of the vote; `lr` and `range_decay` span the sweep;
     `range_decay` is the decay of the range, not L2, and `decay_min` and `decay_max` of None are
     that. Either `epochs` or `steps` says when the run ends; the other is None. `warmup` is a share
-    of all rounds below 1, or a number of them. `threads` of None leaves the choice to the run.
+    of all rounds below 1, or a number of them. `clip` of None clips nothing. `threads` of None
+    leaves the choice to the run.
     """
 
     vote: VoteSettings
@@ -102,6 +103,7 @@ class Options:
     lr: tuple[float, ...]
     lr_schedule: str
     warmup: float
+    clip: float | None
     range_decay: tuple[float, ...]
     decay_min: float | None
     decay_max: float | None
@@ -212,6 +214,8 @@ class Options:
             "exempt_lr": "exempt-lr{:g}",
         }
         parts = [short[name].format(value) for name, value in self._unusual(REFUSED)]
+        if self.clip is not None:
+            parts.append(f"clip{self.clip:g}")
         return [*parts, "exempt-embeddings"] if self.exempt_embeddings else parts
 
     def _unusual(self, names: Sequence[str]) -> list[tuple[str, Any]]:

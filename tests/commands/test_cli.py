@@ -22,8 +22,10 @@ from compsgd.workers.commands import cli
 from compsgd.workers.commands.cli import launch, train
 from compsgd.workers.commands.run_options import read_options
 from compsgd.workers.commands.spreading import spread_values
+from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.recipes import RECIPES
 from compsgd.workers.results.digests import weights_sha256
+from compsgd.workers.train.models import build_model
 
 QUICK = ["--model", "mlp", "--epochs", "1", "--batch_size", "256", "--threads", "1"]
 
@@ -34,6 +36,8 @@ BAD = {
     "unknown exchange": (["--exchange", "ring"], "'ring' is not"),
     "num_bits 0": (["--num_bits", "0"], "0 is not in the range 1<=x<=8"),
     "num_bits 9": (["--num-bits", "9"], "9 is not in the range 1<=x<=8"),
+    "clip 0": (["--clip", "0"], "clip is 0; it must be a number above 0"),
+    "clip nan": (["--clip", "nan"], "clip is nan"),
     "decay 0": (["--range_decay", "0"], "range_decay is 0.0"),
     "decay above 1": (["--range_decay", "1.0", "1.5"], "range_decay is 1.5"),
     "decay nan": (["--range-decay", "nan"], "range_decay is nan"),
@@ -452,6 +456,24 @@ def test_a_schedule_and_its_warmup_matter(tmp_path):
         (cell,) = json.loads((tmp_path / str(i) / "result.json").read_text())["cells"]
         digests.add(cell["weights_sha256"])
     assert len(digests) == len(ways)
+
+
+def test_a_gradient_is_clipped_to_its_norm(tmp_path):
+    """In one step of plain SGD by one worker, weights move by lr times the norm."""
+    plain = ["--optimizer", "sgd", "--momentum", "0", "--warmup", "0", "--lr", "0.5", "--steps",
+             "1", "--num_workers", "1", "--log_dir", tmp_path]  # fmt: skip
+    start = dict(build_model("mlp", IMAGE_FORMATS["digits"], seed=0).named_parameters())
+
+    def movement(name, *args):
+        result = run(*QUICK[:2], *QUICK[4:], *plain, *args, "--exp_name", name)
+        assert result.exit_code == 0, result.output
+        (path,) = (tmp_path / name / "weights").iterdir()
+        weights = torch.load(path, weights_only=True)
+        return math.sqrt(sum((weights[k] - start[k]).square().sum().item() for k in start))
+
+    usual = movement("usual")
+    assert movement("wide", "--clip", "1000") == usual > 0.5 * 0.01
+    assert movement("tight", "--clip", "0.01") == pytest.approx(0.5 * 0.01, rel=1e-3)
 
 
 def test_help_names_the_recipes():

@@ -1,12 +1,15 @@
 """Ctrl-C at any moment of a command's start: exit code 130, and no word."""
 
 import configparser
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from compsgd.startup import announce_loading
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
@@ -65,6 +68,27 @@ def test_within_it_is_as_usual_and_behind_it_is_silent(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (130, "before\nwithin\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rank", "expected"),
+    [
+        (["compsgd", "train"], None, "loading PyTorch ...\n"),
+        (["launch.py"], "0", "loading PyTorch ...\n"),
+        (["launch.py"], "1", ""),
+        (["compsgd", "train", "--help"], None, ""),
+    ],
+)
+def test_a_terminal_is_told_that_loading_takes_a_while(arguments, rank, expected, monkeypatch):
+    for is_terminal in (True, False):
+        screen = io.StringIO()
+        screen.isatty = lambda is_terminal=is_terminal: is_terminal
+        monkeypatch.setattr(sys, "stderr", screen)
+        monkeypatch.setattr(sys, "argv", arguments)
+        if rank is not None:
+            monkeypatch.setenv("RANK", rank)
+        announce_loading()
+        assert screen.getvalue() == (expected if is_terminal else "")
 
 
 def test_what_is_installed_begins_there():

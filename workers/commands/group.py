@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
-from compsgd.startup import quiet_interrupts
+from compsgd.startup import announce_loading, quiet_interrupts
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.spreading import normalise
 
@@ -37,6 +37,7 @@ class LazyGroup(click.Group):
             return None
         module, name, _ = self.later[cmd_name]
         with quiet_interrupts():
+            announce_loading()
             command: click.Command = getattr(import_module(module), name)
         return command
 

@@ -1,5 +1,6 @@
 """The options of a run: how the command line declares them, and what becomes of them."""
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 from compsgd.checks import check_lr
 from compsgd.comm.exchanges import EXCHANGES
 from compsgd.comm.group.rank_info import RankInfo
-from compsgd.errors import CompsgdError
+from compsgd.errors import CompsgdError, SettingError
 from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.settings import Choice, Flag, Integer, Name, VoteSettings, setting_field
 from compsgd.workers.commands.config_file import take_options
@@ -92,6 +93,13 @@ class Checked(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
         except ValueError:
             self.fail(f"{value!r} is not a number", param, ctx)
+
+
+def check_clip(value: float) -> float:
+    """A norm above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise SettingError(f"clip is {value:g}; it must be a number above 0")
+    return value
 
 
 def _flag(*names: str, default: bool, help: str) -> Any:
@@ -191,6 +199,8 @@ _TRAINING = [
             "end of the run, on a line or half a cosine."),
     _option("--warmup", type=Checked(check_warmup), **_by_optimizer("warmup"),
             help="Rounds in which the learning rate rises to --lr; below 1 a share of all rounds."),
+    _option("--clip", type=Checked(check_clip), default=None, show_default="nothing is clipped",
+            help="Largest norm of a worker's gradient, which is scaled down to it."),
     _setting("momentum", **_by_optimizer("momentum")),
     _setting("l2", **_by_optimizer("l2")),
     _setting("beta1"),

@@ -339,6 +339,9 @@ class CellTraining:
         loss, score = batch_loss(self._model(inputs), labels)
         loss.backward()
         self._gradients.end()
+        if self._options.clip is not None:
+            # Views of the flat gradient; before whoever attacks, and what is sent.
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._options.clip)
         if self._diagnosis is not None:
             self._diagnosis.note_gradient(worker)
         self._attack.apply(self._gradients.buffer, worker, self._optimizer.round)
