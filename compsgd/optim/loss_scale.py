@@ -6,16 +6,8 @@ the step is always taken, and a worker whose gradients are not finite sits out.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import Tensor
-
-
-def loss_scale_of(optimizer: Any) -> Tensor | None:
-    """By what the gradients in `p.grad` are too large; None without a scaler, or behind its
-    `unscale_`. Within `scaler.step` a scaler says so."""
-    scale = getattr(optimizer, "grad_scale", None)
-    return scale if isinstance(scale, Tensor) else None
 
 
 def unscale(parameters: Iterable[Tensor], scale: Tensor) -> None:

@@ -30,7 +30,7 @@ from compsgd.errors import GradientError, SettingError
 from compsgd.kinds import does_not_fit, is_alike
 from compsgd.layout import FlatLayout
 from compsgd.optim.bin_usage import BinUsage
-from compsgd.optim.loss_scale import loss_scale_of, unscale
+from compsgd.optim.loss_scale import unscale
 from compsgd.optim.param_share import ParamShare
 from compsgd.optim.saved_state import (
     BIN_COUNTS,
@@ -529,7 +529,8 @@ class RoundOptimizer(torch.optim.Optimizer):
         """Compresses where one worker is hosted that has not, and says if some of several have
         not."""
         hosted, cast = self.exchange.hosted, self._main.aggregator.cast
-        scale = loss_scale_of(self)
+        # A GradScaler's, within its own step; None behind its unscale_.
+        scale = getattr(self, "grad_scale", None)
         if scale is not None:
             if cast:
                 raise SettingError(

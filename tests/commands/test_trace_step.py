@@ -5,7 +5,7 @@ import sys
 import pytest
 from processes import ROOT, run_command
 
-LIMITS = {"optimizer step": (90, 17, 10), "hook, one backward": (97, 18, 11)}
+LIMITS = {"optimizer step": (90, 18, 11), "hook, one backward": (97, 18, 11)}
 
 
 @pytest.fixture(scope="module")
