@@ -39,7 +39,7 @@ def _section(task: Task, summaries: Sequence[Summary]) -> str:
     arrow = "less is better" if task.metric.is_loss else "more is better"
     parts = [f"## {task.name}", f"{task.title} {task.metric.title.capitalize()}; {arrow}."]
     head = ["method", "lr", task.metric.title, "difference", "bytes/worker/step", "compression",
-            "s/run", "runs"]  # fmt: skip
+            "runs"]  # fmt: skip
     parts.append(_markdown(head, [_row(one, summaries) for one in summaries]))
     if not task.tuned_on:
         rows = [[one.method.name, _tried(one.tuning, task.metric)] for one in summaries]
@@ -50,7 +50,7 @@ def _section(task: Task, summaries: Sequence[Summary]) -> str:
 def _row(one: Summary, all_: Sequence[Summary]) -> list[str]:
     lr = _NOTHING if one.tuning.best is None else f"{one.tuning.best:g}{_marks(one.tuning)}"
     if not one.is_there:
-        return [one.method.name, lr, *[_NOTHING] * 5, one.state]
+        return [one.method.name, lr, *[_NOTHING] * 4, one.state]
     digits = one.task.metric.digits
     spread = "" if one.deviation is None else f" ± {one.deviation:.{digits}f}"
     baseline = best_baseline(all_, one.num_workers)
@@ -62,7 +62,6 @@ def _row(one: Summary, all_: Sequence[Summary]) -> list[str]:
         f"{one.mean - baseline.mean:+.{digits}f}" if baseline and is_apart else _NOTHING,
         f"{one.bytes_per_step:,.0f}",
         f"{one.compression:.1f}x",
-        f"{one.seconds:.0f}",
         one.state,
     ]
 

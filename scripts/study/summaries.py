@@ -50,10 +50,6 @@ class Summary:
         return mean(row.compression for row in self.rows)
 
     @property
-    def seconds(self) -> float:
-        return mean(row.seconds for row in self.rows)
-
-    @property
     def num_workers(self) -> int:
         return workers_of(self.task, self.method)
 
