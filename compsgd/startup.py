@@ -40,7 +40,9 @@ def quiet_interrupts() -> Iterator[None]:
 def announce_loading() -> None:
     """A line on a terminal, as what comes next takes seconds; from one process of all."""
     is_asked = "--help" not in sys.argv and "_COMPSGD_COMPLETE" not in os.environ
-    if is_asked and os.environ.get("RANK", "0") == "0" and sys.stderr.isatty():
+    # Without a standard error there is no such object.
+    is_shown = sys.stderr is not None and sys.stderr.isatty()
+    if is_asked and is_shown and os.environ.get("RANK", "0") == "0":
         sys.stderr.write("loading PyTorch ...\n")
         sys.stderr.flush()
 

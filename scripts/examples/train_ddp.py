@@ -87,12 +87,13 @@ def save(
 
 
 def votes_of_all(state: VoteState, device: torch.device) -> list[dict[str, Any]]:
-    """The state_dicts by rank, on rank 0; they differ in the tensors of their memory only. What is
-    gathered are tensors: gather_object unpickles what others send, and that may run anything."""
+    """The state_dicts by rank, on rank 0; they differ in the rank and the tensors of their memory.
+    What is gathered are tensors: gather_object unpickles what others send, and that may run
+    anything."""
     own = state.state_dict()
     memory = {name: gather(values.to(device)) for name, values in own["memory"].items()}
     return [
-        own | {"memory": {name: ranks[rank].cpu() for name, ranks in memory.items()}}
+        own | {"rank": rank, "memory": {name: ranks[rank].cpu() for name, ranks in memory.items()}}
         for rank in range(dist.get_world_size() if dist.get_rank() == 0 else 0)
     ]
 

@@ -10,7 +10,7 @@ from compsgd.workers.train.scores import BatchScore, Score
 def test_text_has_perplexity_and_images_have_accuracy():
     assert {name: measure_of(name).key for name in DATASETS} == {
         "digits": "acc", "MNIST": "acc", "FashionMNIST": "acc", "CIFAR10": "acc",
-        "text": "perplexity", "stdlib": "perplexity",
+        "CIFAR100": "acc", "folder": "acc", "text": "perplexity", "stdlib": "perplexity",
     }  # fmt: skip
 
 
