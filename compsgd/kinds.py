@@ -356,7 +356,7 @@ class TensorOf:
             raise misfit(place, value, self.meaning)
 
     def _fits(self, value: Tensor) -> bool:
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+        if not is_dense(value):
             return False
         has_type = value.is_floating_point() if self.dtypes is None else value.dtype in self.dtypes
         return (
@@ -366,6 +366,11 @@ class TensorOf:
                 want in (None, have) for want, have in zip(self.shape, value.shape, strict=True)
             )
         )
+
+
+def is_dense(value: Tensor) -> bool:
+    """Whether its values lie in memory, one after another or in strides."""
+    return value.layout == torch.strided and not (value.is_meta or value.is_quantized)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,17 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODE = 128 + signal.SIGINT
+# Where a launcher such as torchrun has started this process, all of them are set.
+LAUNCHER_VARIABLES = frozenset({"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+
+
+def launched_rank() -> int:
+    """Of this process among those that a launcher has started; 0 where none has, or does not say
+    it in a number."""
+    try:
+        return int(os.environ["RANK"]) if set(os.environ) >= LAUNCHER_VARIABLES else 0
+    except ValueError:
+        return 0
 
 
 def run_command(load: Callable[[], Callable[[], object]]) -> None:
@@ -42,7 +53,7 @@ def announce_loading() -> None:
     is_asked = "--help" not in sys.argv and "_COMPSGD_COMPLETE" not in os.environ
     # Without a standard error there is no such object.
     is_shown = sys.stderr is not None and sys.stderr.isatty()
-    if is_asked and is_shown and os.environ.get("RANK", "0") == "0":
+    if is_asked and is_shown and launched_rank() == 0:
         sys.stderr.write("loading PyTorch ...\n")
         sys.stderr.flush()
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compsgd.errors import SettingError
+from compsgd.startup import LAUNCHER_VARIABLES
 
 _ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 
@@ -28,7 +29,7 @@ class RankInfo:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "RankInfo":
         """Raises SettingError, which names it, for a variable that is no number."""
-        if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(environment):
+        if not set(environment) >= LAUNCHER_VARIABLES:
             return cls()
         rank = _number("RANK", environment["RANK"])
         world_size = _number("WORLD_SIZE", environment["WORLD_SIZE"])

@@ -67,11 +67,6 @@ class StateViews:
                     view.copy_(torch.as_tensor(value))
                 own[name] = view
 
-    def known(self, parameter: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a parameter's saved state has a place here."""
-        (names,) = (views for one, views in self._views if one is parameter)
-        return {name: saved[name] for name in names if name in saved}
-
     def kinds(self) -> list[dict[str, Kind]]:
         """By parameter and name, what a saved state must have."""
         return [{name: _kind_of(view) for name, view in views.items()} for _, views in self._views]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compsgd.startup import announce_loading
+from compsgd.startup import LAUNCHER_VARIABLES, announce_loading, launched_rank
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
@@ -86,9 +86,27 @@ def test_a_terminal_is_told_that_loading_takes_a_while(arguments, rank, expected
         monkeypatch.setattr(sys, "stderr", screen)
         monkeypatch.setattr(sys, "argv", arguments)
         if rank is not None:
-            monkeypatch.setenv("RANK", rank)
+            for name in LAUNCHER_VARIABLES:
+                monkeypatch.setenv(name, rank)
         announce_loading()
         assert screen.getvalue() == (expected if is_terminal else "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "4", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, 2),
+        ({"RANK": "x", "WORLD_SIZE": "4", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, 0),
+        ({"RANK": "2"}, 0),
+        ({}, 0),
+    ],
+)
+def test_a_rank_is_one_where_a_launcher_has_said_all_of_it(variables, expected, monkeypatch):
+    for name in LAUNCHER_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launched_rank() == expected
 
 
 def test_what_is_installed_begins_there():

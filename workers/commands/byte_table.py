@@ -6,7 +6,7 @@ import click
 
 from compsgd.comm.traffic.cost import StepCost, ring_all_reduce
 from compsgd.optim.optimizers import OPTIMIZERS
-from compsgd.workers.commands.spreading import SpreadingCommand, normalise
+from compsgd.workers.commands.spreading import SpreadingCommand, flag_option, normalise
 from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.train.models import IMAGE_MODELS, build_model
@@ -49,16 +49,7 @@ _EXCHANGES = ("both", "all_gather", "scatter_reduce")
 @click.option(
     "--num_bits", type=click.IntRange(1, 8), default=3, show_default=True, help="Bits of a level."
 )
-@click.option(
-    "--rand_zero",
-    type=bool,
-    default=True,
-    is_flag=False,
-    flag_value=True,
-    show_default=True,
-    metavar="BOOLEAN",
-    help="False keeps zeros.",
-)
+@flag_option("--rand_zero", default=True, help="False keeps zeros.")
 @click.option(
     "--num_workers",
     type=click.IntRange(min=1),

@@ -4,7 +4,6 @@ Nothing that is imported here takes long.
 """
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import click
 
 from compsgd.errors import CompsgdError
 from compsgd.internal_errors import ElsewhereError, StoreError
+from compsgd.startup import launched_rank
 from compsgd.workers.failures import InterruptedRunError, Interruption, interrupted_exit_code
 from compsgd.workers.launch.endings import ChildError
 from compsgd.workers.report.standard_output import guarded_output
@@ -44,7 +44,7 @@ def report_failures(action: Callable[[], Any]) -> Any:
     except InterruptedRunError as error:
         # Known to every process: rank 0 speaks for all.
         exit_code = interrupted_exit_code(error.number)
-        sys.exit(exit_code) if _rank() else _fail(error.format_message(), exit_code)
+        sys.exit(exit_code) if launched_rank() else _fail(error.format_message(), exit_code)
     except StoreError as error:
         _tell(str(error))
         sys.exit(1)
@@ -57,7 +57,7 @@ def report_failures(action: Callable[[], Any]) -> Any:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
         exit_code = _exit_code_of_interruption(error)
-        sys.exit(exit_code) if _rank() else _fail("interrupted", exit_code)
+        sys.exit(exit_code) if launched_rank() else _fail("interrupted", exit_code)
 
 
 def _exit_code_of_interruption(error: BaseException) -> int:
@@ -88,7 +88,7 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    if _rank() != 0:
+    if launched_rank() != 0:
         # Before the processes know of each other: all are ended as soon as one has failed. Where
         # rank 0 fails too, this one is ended here; else nobody but this one knows why.
         time.sleep(_GRACE_S)
@@ -97,14 +97,6 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 
 def _tell(message: str) -> None:
-    rank = _rank()
+    rank = launched_rank()
     with contextlib.suppress(OSError):  # where standard error is full or closed
         click.echo(f"Error: rank {rank}: {message}" if rank else f"Error: {message}", err=True)
-
-
-def _rank() -> int:
-    """Of this process; 0 where nobody says so."""
-    try:
-        return int(os.environ.get("RANK", 0))
-    except ValueError:
-        return 0

@@ -16,7 +16,7 @@ from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.settings import Choice, Flag, Integer, Name, VoteSettings, setting_field
 from compsgd.workers.commands.config_file import take_options
 from compsgd.workers.commands.path_option import PathOption
-from compsgd.workers.commands.spreading import HeadedOption
+from compsgd.workers.commands.spreading import HeadedOption, flag_option
 from compsgd.workers.data.datasets import DATASETS
 from compsgd.workers.options import (
     ATTACKS,
@@ -102,27 +102,12 @@ def check_clip(value: float) -> float:
     return value
 
 
-def _flag(*names: str, default: bool, help: str) -> Any:
-    """A true/false option: it takes a value, and bare it means true."""
-    return click.option(
-        *names,
-        cls=HeadedOption,
-        type=bool,
-        default=default,
-        is_flag=False,
-        flag_value=True,
-        show_default=True,
-        metavar="BOOLEAN",
-        help=help,
-    )
-
-
 def _setting(name: str, **changes: Any) -> Any:
     """The option of a setting of the vote: its type, default and help are written there."""
     one = setting_field(name)
     words = {"default": one.default, "help": one.metadata["help"]} | changes
     if isinstance(one.metadata["kind"], Flag):
-        return _flag(f"--{name}", **words)
+        return flag_option(f"--{name}", **words)
     return _option(f"--{name}", type=_type(name), **words)
 
 
@@ -153,7 +138,7 @@ _START = [
             callback=take_options, show_default=False,
             help="A TOML file of options by their names, or the config.json of a run, to repeat "
             "it. The command line wins."),
-    _flag("--dry_run", default=False,
+    flag_option("--dry_run", default=False,
           help="Show the options, the parameters, the bytes of a step and the memory, and stop."),
 ]  # fmt: skip
 
@@ -165,7 +150,7 @@ _DATA = [
     _option("--dataset_root", type=PathOption(), default=Path("data"),
             help="Where torchvision's files are, or those of folder; of text a UTF-8 file, or a "
             "folder whose *.txt are read, its validation.txt being held out."),
-    _flag("--download", default=True, help="Download what is missing; verify and unpack it."),
+    flag_option("--download", default=True, help="Download what is missing; verify and unpack it."),
     _option("--image_size", type=click.IntRange(min=1), default=None,
             show_default="as they are, all alike",
             help="Height and width that the images of folder are scaled and cut to."),
@@ -173,7 +158,7 @@ _DATA = [
             help="Tokens of a sequence, for text."),
     _option("--batch_size", type=click.IntRange(min=1), default=64,
             help="Images per worker, or sequences of text."),
-    _flag("--shuffle", default=True, help="Reshuffle each epoch."),
+    flag_option("--shuffle", default=True, help="Reshuffle each epoch."),
 ]  # fmt: skip
 
 _MODEL = [
@@ -181,7 +166,7 @@ _MODEL = [
             help="What is trained; MODULE:FACTORY makes your own."),
     _option("--model_size", type=click.Choice(MODEL_SIZES), default="small",
             help="Of gpt: small has 64 channels and 3 layers, base about a million parameters."),
-    _flag("--tie_embeddings", default=True, help="Whether gpt's head is its embedding."),
+    flag_option("--tie_embeddings", default=True, help="Whether gpt's head is its embedding."),
 ]  # fmt: skip
 
 _TRAINING = [
@@ -223,7 +208,7 @@ _COMPRESSION = [
     _setting("rand_zero"),
     _setting("error_feedback"),
     _setting("exempt_1d"),
-    _flag("--exempt_embeddings", default=False,
+    flag_option("--exempt_embeddings", default=False,
           help="Whether embeddings are averaged, too: rows that a batch does not touch then stay "
           "where they are."),
     _setting("min_compress_numel"),
@@ -252,8 +237,8 @@ _RESULTS = [
             help="Folder of the results under --log_dir."),
     _option("--log_dir", type=PathOption(), default=Path("logs"),
             help="Where experiments are kept."),
-    _flag("--overwrite", default=False, help="Replace an existing experiment of this name."),
-    _flag("--resume", default=False,
+    flag_option("--overwrite", default=False, help="Replace an existing experiment of this name."),
+    flag_option("--resume", default=False,
           help="Go on from the checkpoint of this experiment, with any number of processes."),
     _option("--checkpoint_every", type=click.IntRange(min=0), default=0,
             help="Rounds between checkpoints; 0 for none but those after every epoch and on "
@@ -269,9 +254,9 @@ _RESULTS = [
             help="Every so many rounds, record how far the workers agree and how far the vote "
             "points from the true mean gradient; 0 for never. Not for sgd and adamw, which have no "
             "ballots."),
-    _flag("--one_plot_optimizer", default=False,
+    flag_option("--one_plot_optimizer", default=False,
           help="All cells of the sweep in one axis, or one axis each."),
-    _flag("--tensorboard", default=False,
+    flag_option("--tensorboard", default=False,
           help="Also write what TensorBoard shows, into the experiment's tensorboard/."),
 ]  # fmt: skip
 
@@ -279,7 +264,7 @@ _ROBUSTNESS = [
     _setting("strict"),
     _setting("check_every"),
     _setting("verify_fraction"),
-    _flag("--verify_bytes", default=False,
+    flag_option("--verify_bytes", default=False,
           help="Read the kernel's own counters around the run and compare them with the ledger."),
     _option("--adversaries", type=click.IntRange(min=0), default=0,
             help="How many workers, the last ones, attack the others."),

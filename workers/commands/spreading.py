@@ -1,9 +1,12 @@
 """How the commands read their words: several values behind one option, hyphens for underscores; and
 how their help lists them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
+
+_Declared = TypeVar("_Declared", bound=Callable[..., Any] | click.Command)
 
 
 class HeadedOption(click.Option):
@@ -14,6 +17,21 @@ class HeadedOption(click.Option):
     """
 
     heading = "Options"
+
+
+def flag_option(*names: str, default: bool, help: str) -> Callable[[_Declared], _Declared]:
+    """A true/false option: it takes a value, and bare it means true."""
+    return click.option(
+        *names,
+        cls=HeadedOption,
+        type=bool,
+        default=default,
+        is_flag=False,
+        flag_value=True,
+        show_default=True,
+        metavar="BOOLEAN",
+        help=help,
+    )
 
 
 class SpreadingCommand(click.Command):

@@ -14,7 +14,7 @@ from compsgd.workers.data.items import load_folder, load_own
 from compsgd.workers.data.splits import Dataset, ImageFormat
 from compsgd.workers.data.stdlib import load_stdlib
 from compsgd.workers.data.text import load_text
-from compsgd.workers.options import FOLDER
+from compsgd.workers.options import FOLDER, Options
 from compsgd.workers.own_code import is_own
 
 _NUM_FINE_CLASSES = 100
@@ -67,6 +67,13 @@ def load_dataset(
         return _IMAGES[name](root, download)
     assert context is not None, "a text is cut into sequences"
     return _TEXTS[name](root, context)
+
+
+def dataset_of(options: Options, download: bool) -> Dataset:
+    """The data set of a run; raises as load_dataset."""
+    return load_dataset(
+        options.dataset, options.dataset_root, download, options.context, options.image_size
+    )
 
 
 @dataclass(frozen=True)

@@ -105,9 +105,9 @@ _PART = Fields({"size_bytes": COUNT, "sha256": SHA256})
 WRITTEN = MappingOf(TEXT, _PART)
 
 
-def manifest_format(num_cells: int, num_workers: int) -> Kind:
-    """Of what a checkpoint's manifest says, of a run of so many cells and workers."""
-    names = ["shared.pt", *(f"worker{worker}.pt" for worker in range(num_workers))]
+def manifest_format(num_cells: int, names: Sequence[str]) -> Kind:
+    """Of what a checkpoint's manifest says, of a run of so many cells, and of parts of these
+    names."""
     return Fields(
         {
             "format": Integer(),

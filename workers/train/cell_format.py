@@ -24,6 +24,7 @@ from compsgd.kinds import (
     Number,
     Row,
     TensorOf,
+    is_dense,
     misfit,
 )
 from compsgd.workers.options import Options
@@ -173,8 +174,7 @@ class _Series:
 
     def check(self, place: str, value: object) -> None:
         if isinstance(value, Tensor):
-            is_plain = value.layout == torch.strided and not (value.is_meta or value.is_complex())
-            if not is_plain or value.is_quantized or value.ndim == 0:
+            if not is_dense(value) or value.is_complex() or value.ndim == 0:
                 raise misfit(place, value, self.meaning)
         else:
             ListOf(MEASURED).check(place, value)

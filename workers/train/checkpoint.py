@@ -74,7 +74,9 @@ class Checkpoints:
         self._hosted = hosted
         self._peers = peers
         self._is_first_here = is_first_here
-        self._format = manifest_format(num_cells, peers.num_workers)
+        self._format = manifest_format(
+            num_cells, [_SHARED, *map(_part_name, range(peers.num_workers))]
+        )
         self._serial = 0
         self._found: State | None = None
 

@@ -8,13 +8,18 @@ from torch import nn
 from compsgd.comm import Collectives, Ledger, Purpose, build_exchange
 from compsgd.comm.traffic.cost import ring_all_reduce
 from compsgd.optim.round_optimizer import RoundOptimizer
-from compsgd.workers.data.datasets import IMAGE_FORMATS, load_dataset
+from compsgd.workers.data.datasets import IMAGE_FORMATS, dataset_of
 from compsgd.workers.data.splits import Dataset, Format
 from compsgd.workers.failures import UsageError
 from compsgd.workers.options import Options
 from compsgd.workers.train.duration import Duration
-from compsgd.workers.train.models import build_model, check_model, check_output
-from compsgd.workers.train.training import batch_plan, build_optimizer, voted_parameters
+from compsgd.workers.train.models import check_model, check_output
+from compsgd.workers.train.training import (
+    batch_plan,
+    build_optimizer,
+    initial_model,
+    voted_parameters,
+)
 
 _MEGA = 1e6
 
@@ -28,13 +33,7 @@ def forecast(options: Options) -> list[tuple[str, str]]:
     """
     check_model(options.model, options.dataset)
     dataset, format = _data(options)
-    model = build_model(
-        options.model,
-        format,
-        options.vote.seed,
-        size=options.model_size,
-        tie_embeddings=options.tie_embeddings,
-    )
+    model = initial_model(options, format)
     if dataset is not None:
         check_output(options.model, model, dataset)
     numel = sum(parameter.numel() for parameter in model.parameters())
@@ -56,9 +55,7 @@ def forecast(options: Options) -> list[tuple[str, str]]:
 def _data(options: Options) -> tuple[Dataset | None, Format]:
     """The data where it is there; where it is not, what is known of it."""
     try:
-        dataset = load_dataset(
-            options.dataset, options.dataset_root, False, options.context, options.image_size
-        )
+        dataset = dataset_of(options, download=False)
     except UsageError:
         if options.download and options.dataset in IMAGE_FORMATS:
             return None, IMAGE_FORMATS[options.dataset]

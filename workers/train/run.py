@@ -24,7 +24,7 @@ from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.group.store import Store, open_store
 from compsgd.comm.traffic.ledger import Flow, Purpose
 from compsgd.kinds import Flag, Kind
-from compsgd.workers.data.datasets import load_dataset
+from compsgd.workers.data.datasets import dataset_of
 from compsgd.workers.data.splits import Dataset
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.launch.watchdog import StopAgreement, Watchdog
@@ -125,11 +125,7 @@ class _Run:
         if not is_resumed:
             self._on_rank_0(self._experiment.check)
         dataset = _load_together(self._options, self._network, self._rank_info)
-        preparation = self._check_and_prepare(dataset)
-        loaded = None
-        if found is not None:
-            self._check_same(found, preparation, dataset)
-            loaded = self._load(found, dataset)
+        preparation, loaded = self._prepare_and_load(dataset, found)
         if is_resumed and loaded is None and self._rank_info.rank == 0:
             click.echo("there is no checkpoint yet: the run begins anew")
         self._open_folder(preparation, dataset, loaded)
@@ -154,9 +150,19 @@ class _Run:
         """Whether there is nothing left to do."""
         return bool(self._on_rank_0(self._experiment.read_results, Flag()))
 
-    def _check_and_prepare(self, dataset: Dataset) -> Preparation:
+    def _prepare_and_load(
+        self, dataset: Dataset, found: State | None
+    ) -> tuple[Preparation, Loaded | None]:
+        """Whether all can train, and what a checkpoint that was found holds."""
+        model = self._together(lambda: initial_model(self._options, dataset.format))
+        preparation = self._check_and_prepare(dataset, model)
+        if found is None:
+            return preparation, None
+        self._check_same(found, preparation, dataset)
+        return preparation, self._load(found, dataset, model)
+
+    def _check_and_prepare(self, dataset: Dataset, model: nn.Module) -> Preparation:
         options, network = self._options, self._network
-        model = self._together(lambda: initial_model(options, dataset))
         self._together(lambda: _check_batches(options, dataset, model))
         check_agreement(self._peers, _facts(options, dataset, model))
         return _prepare(options, dataset, model, self._device, network, self._rank_info)
@@ -174,9 +180,9 @@ class _Run:
                     "never interrupted", name, here.get(name), then,
                 )  # fmt: skip
 
-    def _load(self, found: State, dataset: Dataset) -> Loaded:
+    def _load(self, found: State, dataset: Dataset, model: nn.Module) -> Loaded:
         duration = _duration(self._options, dataset)
-        weights = initial_model(self._options, dataset).state_dict()
+        weights = model.state_dict()
         shared = SharedFormat(self._options, weights, duration, num_finished=found["cell"])
         return self._checkpoints.load(shared, functools.partial(worker_format, duration))
 
@@ -348,9 +354,7 @@ def _load_together(options: Options, network: Network, rank_info: RankInfo) -> D
     """One process of each machine downloads, verifies and unpacks; then the others read."""
 
     def load(download: bool) -> Dataset:
-        return load_dataset(
-            options.dataset, options.dataset_root, download, options.context, options.image_size
-        )
+        return dataset_of(options, download)
 
     first = all_succeed(
         network.bookkeeping,

@@ -21,7 +21,7 @@ from compsgd.optim.state import join_workers, split_workers
 from compsgd.rng import derive_key
 from compsgd.workers.data.datasets import BatchPlan
 from compsgd.workers.data.items import seed_everything
-from compsgd.workers.data.splits import Dataset
+from compsgd.workers.data.splits import Dataset, Format
 from compsgd.workers.failures import InterruptedRunError, RunError
 from compsgd.workers.launch.watchdog import StopAgreement
 from compsgd.workers.options import Cell, Options
@@ -101,7 +101,7 @@ class CellTraining:
         self._progress = progress
         self._plan = batch_plan(options, dataset)
         self._duration = Duration.of(options, self._plan)
-        self._model: nn.Module = initial_model(options, dataset).to(device).train()
+        self._model: nn.Module = initial_model(options, dataset.format).to(device).train()
         self._exchange = build_exchange(
             options.vote.exchange, network.gradient, network.bookkeeping
         )
@@ -408,11 +408,11 @@ def _flatten(rounds: list[list[BatchScore]]) -> Iterable[BatchScore]:
     return (score for scores in rounds for score in scores)
 
 
-def initial_model(options: Options, dataset: Dataset) -> nn.Module:
-    """On the CPU, the same on every process."""
+def initial_model(options: Options, format: Format) -> nn.Module:
+    """For data of a format; on the CPU, the same on every process."""
     return build_model(
         options.model,
-        dataset.format,
+        format,
         options.vote.seed,
         size=options.model_size,
         tie_embeddings=options.tie_embeddings,
