@@ -17,6 +17,7 @@ from compsgd.workers.own_code import SEPARATOR
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "gloo", "nccl")
 ATTACKS = ("flip", "random", "constant", "nan")
+PRECISIONS = ("off", "bf16", "fp16")
 MODEL_SIZES = ("small", "base")
 # The data set that is a folder of images.
 FOLDER = "folder"
@@ -79,7 +80,8 @@ class Options:
     `vote` holds those that are settings of the vote; `lr` and `range_decay` span the sweep;
     `range_decay` is the decay of the range, not L2, and `decay_min` and `decay_max` of None are
     that. Either `epochs` or `steps` says when the run ends; the other is None. `warmup` is a share
-    of all rounds below 1, or a number of them. `clip` of None clips nothing. `threads` of None
+    of all rounds below 1, or a number of them. `clip` of None clips nothing. What a
+    worker works through in a round is `accumulate` times `batch_size` items. `threads` of None
     leaves the choice to the run.
     """
 
@@ -97,6 +99,8 @@ class Options:
     download: bool
     optimizer: str
     batch_size: int
+    accumulate: int
+    amp: str
     epochs: int | None
     steps: int | None
     exempt_embeddings: bool
@@ -159,8 +163,7 @@ class Options:
         return self.exp_name or "_".join(self._name_parts())
 
     def _name_parts(self) -> list[str]:
-        parts = [self.optimizer, *self._data_parts(), *self._model_parts(), f"B{self.batch_size}"]
-        parts.append(f"e{self.epochs}" if self.steps is None else f"s{self.steps}")
+        parts = [self.optimizer, *self._data_parts(), *self._model_parts(), *self._batch_parts()]
         if self.has_range:
             parts += [f"n{self.vote.num_bits}", self.vote.binning]
         if self.has_ballots and not self.vote.rand_zero:
@@ -188,6 +191,12 @@ class Options:
             return [_as_part(self.model)]
         untied = [] if self.tie_embeddings else ["untied"]
         return [f"{self.model}-{self.model_size}", *untied, f"c{self.context}"]
+
+    def _batch_parts(self) -> list[str]:
+        pieces = f"x{self.accumulate}" if self.accumulate > 1 else ""
+        precision = [] if self.amp == "off" else [self.amp]
+        length = f"e{self.epochs}" if self.steps is None else f"s{self.steps}"
+        return [f"B{self.batch_size}{pieces}", *precision, length]
 
     def _decay_parts(self) -> list[str]:
         if not self.has_range:
@@ -290,6 +299,11 @@ class Options:
             raise UsageError(f"--exempt_embeddings is true, but {self.optimizer} votes on nothing")
         if self.vote.exempt_lr is not None and 0 in self.lr:
             raise UsageError("--exempt_lr follows the schedule of --lr, which is 0 here")
+        if self.amp == "fp16" and self.vote.strict:
+            raise UsageError(
+                "--strict ends a run at the first gradient that overflows, by which --amp fp16 "
+                "finds its loss scale; leave out one of both, or take --amp bf16"
+            )
 
     def _check_diagnosis(self) -> None:
         if self.diagnose and not self.has_ballots:

@@ -41,14 +41,14 @@ class FlatGradients:
             parameter.register_post_accumulate_grad_hook(self._note(i))
 
     def begin(self) -> None:
-        """Before a backward pass: all gradients are 0."""
+        """Before backward passes, whose sum is wanted: all gradients are 0."""
         self.buffer.zero_()
         self._received = [False] * len(self._views)
         for parameter, view in zip(self._parameters, self._views, strict=True):
             parameter.grad = view
 
     def end(self) -> None:
-        """After it: takes the view from those that got no gradient, or a permanent 0 would hide
+        """After them: takes the view from those that got no gradient, or a permanent 0 would hide
         that."""
         for parameter, received in zip(self._parameters, self._received, strict=True):
             if not received:

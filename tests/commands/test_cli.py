@@ -38,6 +38,13 @@ BAD = {
     "num_bits 9": (["--num-bits", "9"], "9 is not in the range 1<=x<=8"),
     "clip 0": (["--clip", "0"], "clip is 0; it must be a number above 0"),
     "clip nan": (["--clip", "nan"], "clip is nan"),
+    "accumulate 0": (["--accumulate", "0"], "0 is not in the range x>=1"),
+    "accumulate huge": (
+        ["--accumulate", "99"],
+        "--batch_size 64 times --accumulate 99 is more than the 1437 training images",
+    ),
+    "amp": (["--amp", "fp8"], "'fp8' is not one of"),
+    "strict": (["--amp", "fp16", "--strict"], "--strict ends a run at the first gradient that"),
     "decay 0": (["--range_decay", "0"], "range_decay is 0.0"),
     "decay above 1": (["--range_decay", "1.0", "1.5"], "range_decay is 1.5"),
     "decay nan": (["--range-decay", "nan"], "range_decay is nan"),
@@ -441,7 +448,7 @@ def test_names_tell_runs_apart():
         [], ["--momentum", "0"], ["--error_feedback"], ["--l2", "0.1"], ["--lr_schedule", "linear"],
         ["--lr_schedule", "constant"], ["--warmup", "1"], ["--exempt_1d"],
         ["--evaluate_every", "2"], ["--min_compress_numel", "500"], ["--exempt_optimizer", "sgd"],
-        ["--exempt_lr", "0.1"],
+        ["--exempt_lr", "0.1"], ["--accumulate", "2"], ["--amp", "bf16"], ["--clip", "1"],
     ]  # fmt: skip
     names = {options_of("--num_workers", "2", *way).folder_name() for way in ways}
     assert len(names) == len(ways)
@@ -474,6 +481,24 @@ def test_a_gradient_is_clipped_to_its_norm(tmp_path):
     usual = movement("usual")
     assert movement("wide", "--clip", "1000") == usual > 0.5 * 0.01
     assert movement("tight", "--clip", "0.01") == pytest.approx(0.5 * 0.01, rel=1e-3)
+
+
+def test_batches_that_accumulate_are_one_large_batch(tmp_path):
+    """Up to rounding, with SGD; the vote's levels jump."""
+
+    def weights(name, *args):
+        result = run(*QUICK[:4], "--threads", "1", "--optimizer", "sgd", *args, "--log_dir",
+                     tmp_path, "--exp_name", name)  # fmt: skip
+        assert result.exit_code == 0, result.output
+        (path,) = (tmp_path / name / "weights").iterdir()
+        return torch.load(path, weights_only=True)
+
+    pieces = weights("pieces", "--batch_size", "20", "--accumulate", "4")
+    whole = weights("whole", "--batch_size", "80")
+    torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-5)
+    steps = [len(read_histories(tmp_path / name / "histories.pkl")[0.1, 1.0]["bytes_sent_hist"])
+             for name in ("pieces", "whole")]  # fmt: skip
+    assert steps[0] == steps[1] == 5
 
 
 def test_help_names_the_recipes():

@@ -179,7 +179,7 @@ def formats(shared):
     duration = Duration(rounds_per_epoch=num_rounds + 2, num_rounds=num_rounds + 2)
     return (
         SharedFormat(options, shared["weights"], duration, num_finished=0),
-        worker_format(duration, shared),
+        worker_format(duration, "off", shared),
     )
 
 

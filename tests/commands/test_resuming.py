@@ -42,6 +42,7 @@ KINDS = {
     "sign_sgd": ["--optimizer", "sign_sgd", "--count_usages"],
     "compressed_sgd": ["--optimizer", "compressed_sgd", "--count_usages", "--rand_zero", "false"],
     "vote": ["--range_decay", "0.7", "--batchwise_evaluation", "2", "--shuffle", "false"],
+    "mixed": ["--batch_size", "64", "--accumulate", "2", "--amp", "fp16", "--clip", "0.5"],
     "adversaries": ["--adversaries", "1", "--attack", "random", "--binning", "exp"],
 }
 

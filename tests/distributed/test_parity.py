@@ -33,6 +33,10 @@ CASES["everything"] = [
     "--model", "mlp", "--error_feedback", "--exempt_1d", "--l2", "0.1", "--evaluate_every", "2",
     "--exempt_lr", "0.01", "--warmup", "1",
 ]  # fmt: skip
+CASES["bf16"] = [
+    "--model", "mlp", "--amp", "bf16", "--accumulate", "2", "--batch_size", "50", "--clip", "1",
+]  # fmt: skip
+CASES["fp16"] = ["--model", "mlp", "--amp", "fp16"]
 MEASURED = {"seconds_hist", "compute_seconds_hist"}
 
 

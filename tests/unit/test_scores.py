@@ -10,6 +10,7 @@ from compsgd.workers.train.scores import (
     Score,
     batch_loss,
     batch_weighted,
+    joined,
     sample_weighted,
 )
 
@@ -33,6 +34,11 @@ def test_a_batch_of_sequences_has_a_prediction_at_every_place():
     by_token = torch.nn.functional.cross_entropy(logits.view(6, 5), labels.view(6))
     assert loss == by_token
     assert score.perplexity == math.exp(by_token.double())
+
+
+def test_pieces_of_a_batch_are_one_batch():
+    assert joined(BATCHES) == (pytest.approx((1.0 * 4 + 4.0) / 5), 3, 5)
+    assert joined(BATCHES[:1]) is BATCHES[0]
 
 
 def test_perplexity_of_a_run_that_diverged():

@@ -23,6 +23,7 @@ from compsgd.workers.options import (
     BACKENDS,
     DEVICES,
     MODEL_SIZES,
+    PRECISIONS,
     VOTE_OPTIONS,
     Options,
 )
@@ -184,6 +185,11 @@ _TRAINING = [
             "end of the run, on a line or half a cosine."),
     _option("--warmup", type=Checked(check_warmup), **_by_optimizer("warmup"),
             help="Rounds in which the learning rate rises to --lr; below 1 a share of all rounds."),
+    _option("--accumulate", type=click.IntRange(min=1), default=1,
+            help="So many batches of a worker, one after another, make its gradient of a round."),
+    _option("--amp", type=click.Choice(PRECISIONS), default="off",
+            help="Mixed precision of the forward pass, by torch.autocast; with fp16 every worker "
+            "has a loss scale."),
     _option("--clip", type=Checked(check_clip), default=None, show_default="nothing is clipped",
             help="Largest norm of a worker's gradient, which is scaled down to it."),
     _setting("momentum", **_by_optimizer("momentum")),

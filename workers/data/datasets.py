@@ -78,7 +78,11 @@ def dataset_of(options: Options, download: bool) -> Dataset:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which items are in batch i of an epoch; batch i goes to worker i mod N."""
+    """Which items are in batch i of an epoch; batch i goes to worker i mod N.
+
+    Attributes:
+        batch_size: items of a batch; the last one may have fewer.
+    """
 
     num_items: int
     batch_size: int
@@ -93,10 +97,6 @@ class BatchPlan:
     @property
     def num_rounds(self) -> int:
         return -(-self.num_batches // self.num_workers)
-
-    @property
-    def smallest_batch(self) -> int:
-        return self.num_items - (self.num_batches - 1) * self.batch_size
 
     def order(self, epoch: int) -> Tensor:
         """The items of an epoch in their order; int64, shape (num_items,)."""

@@ -37,6 +37,16 @@ from compsgd.workers.train.scores import BatchScore
 _SCORE = Row([MEASURED, MEASURED])
 _AMOUNT = Number(0)
 _FLOW = Row([COUNT, COUNT])
+# A GradScaler's.
+_LOSS_SCALE = Fields(
+    {
+        "scale": _AMOUNT,
+        "growth_factor": _AMOUNT,
+        "backoff_factor": _AMOUNT,
+        "growth_interval": COUNT,
+        "_growth_tracker": COUNT,
+    }
+)
 # What is in it, the optimizer checks when it takes it over.
 _STATE_BY_PARAMETER = MappingOf(COUNT, MappingOf(TEXT, ANYTHING))
 
@@ -125,12 +135,18 @@ def is_in_cell(shared: Mapping[str, Any]) -> bool:
     return "weights" in shared
 
 
-def worker_format(duration: Duration, shared: Mapping[str, Any]) -> Kind:
+def worker_format(duration: Duration, amp: str, shared: Mapping[str, Any]) -> Kind:
     """Of a worker's part, beside a shared one."""
     if not is_in_cell(shared):
         return Fields({})
     scores = TensorOf((duration.rounds_per_epoch, len(BatchScore._fields)), [torch.float64])
-    return Fields({"optimizer": _STATE_BY_PARAMETER, "scores": scores})
+    return Fields(
+        {
+            "optimizer": _STATE_BY_PARAMETER,
+            "gradient": _LOSS_SCALE if amp == "fp16" else Fields({}),
+            "scores": scores,
+        }
+    )
 
 
 def _recorded(num_epochs: int, num_rounds: int, num_workers: int) -> Kind:

@@ -184,7 +184,9 @@ class _Run:
         duration = _duration(self._options, dataset)
         weights = model.state_dict()
         shared = SharedFormat(self._options, weights, duration, num_finished=found["cell"])
-        return self._checkpoints.load(shared, functools.partial(worker_format, duration))
+        return self._checkpoints.load(
+            shared, functools.partial(worker_format, duration, self._options.amp)
+        )
 
     def _lasting(self, preparation: Preparation, dataset: Dataset) -> dict[str, str]:
         lasting = self._options.lasting() | {"the content of the data set": dataset.digest[:16]}
@@ -370,12 +372,13 @@ def _duration(options: Options, dataset: Dataset) -> Duration:
 
 def _check_batches(options: Options, dataset: Dataset, model: nn.Module) -> None:
     plan = batch_plan(options, dataset)
-    if options.batch_size > plan.num_items:
+    if plan.batch_size > plan.num_items:
+        pieces = f" times --accumulate {options.accumulate}" if options.accumulate > 1 else ""
         raise UsageError(
-            f"--batch_size {options.batch_size} is more than the {plan.num_items} training "
+            f"--batch_size {options.batch_size}{pieces} is more than the {plan.num_items} training "
             f"{dataset.train.counted} of {options.dataset}: there is not one full batch"
         )
-    if plan.smallest_batch == 1 and normalises_batches(model):
+    if (plan.num_items - 1) % options.batch_size == 0 and normalises_batches(model):
         raise UsageError(
             f"--batch_size {options.batch_size} leaves a last batch of one image, which the batch "
             f"norm of {options.model} cannot train on; choose another size"

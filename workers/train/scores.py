@@ -2,7 +2,7 @@
 processes or threads of the reader can change the last digit (design, section 6)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,6 +57,15 @@ def batch_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, BatchScore]:
     num_correct = (logits.argmax(dim=-1) == labels).sum()
     measured = torch.stack([loss.detach().double(), num_correct.double()]).tolist()
     return loss, BatchScore(measured[0], measured[1], labels.numel())
+
+
+def joined(pieces: Sequence[BatchScore]) -> BatchScore:
+    """Of a batch that went through the model in pieces."""
+    if len(pieces) == 1:
+        return pieces[0]
+    num_predictions = sum(piece.num_predictions for piece in pieces)
+    loss = sum(piece.loss * piece.num_predictions for piece in pieces) / num_predictions
+    return BatchScore(loss, sum(piece.num_correct for piece in pieces), num_predictions)
 
 
 def sample_weighted(batches: Iterable[BatchScore]) -> Score:

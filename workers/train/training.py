@@ -14,7 +14,6 @@ from compsgd.comm.group.agreement import check_agreement
 from compsgd.comm.group.process_group import Network
 from compsgd.errors import SettingError
 from compsgd.history import History
-from compsgd.optim.flat_gradients import FlatGradients
 from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.optim.state import join_workers, split_workers
@@ -41,10 +40,10 @@ from compsgd.workers.train.schedule import lr_of_round
 from compsgd.workers.train.scores import (
     BatchScore,
     Score,
-    batch_loss,
     batch_weighted,
     sample_weighted,
 )
+from compsgd.workers.train.worker_gradient import WorkerGradient
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,14 @@ class CellTraining:
             options.vote.exchange, network.gradient, network.bookkeeping
         )
         self._optimizer = build_optimizer(options, cell, self._model, self._exchange, compile)
-        self._gradients = FlatGradients(one for _, one in _trained(self._model))
+        self._gradient = WorkerGradient(
+            self._model,
+            [one for _, one in _trained(self._model)],
+            self._optimizer,
+            dataset.train,
+            device,
+            options,
+        )
         self._buffers = WorkerZeroBuffers(self._model, network.bookkeeping)
         self._recorder = Recorder()
         self._byte_check = ByteCheck(network) if options.verify_bytes else None
@@ -156,6 +162,7 @@ class CellTraining:
         return shared, {
             worker: {
                 "optimizer": by_worker.get(worker, {}),
+                "gradient": self._gradient.state(slot),
                 "scores": self._scores[:, slot].clone(),
             }
             for slot, worker in hosted
@@ -188,6 +195,7 @@ class CellTraining:
         self._recorder = Recorder.restored(shared["recorder"])
         for slot, worker in enumerate(self._exchange.hosted):
             self._scores[:, slot] = loaded.by_worker[worker]["scores"]
+            self._gradient.restore(slot, loaded.by_worker[worker]["gradient"])
         self._num_full_rounds = shared["num_full_rounds"]
         self._total_bytes = sum(self._recorder.bytes_sent)
         if self._byte_check is not None:
@@ -277,7 +285,7 @@ class CellTraining:
         interval = self._options.diagnose
         if not interval or (self._optimizer.round + 1) % interval:
             return None
-        return Diagnosis(self._optimizer, self._gradients.buffer, self._network.bookkeeping)
+        return Diagnosis(self._optimizer, self._gradient.buffer, self._network.bookkeeping)
 
     def _record_diagnosis(self) -> Finding | None:
         finding = None if self._diagnosis is None else self._diagnosis.finding()
@@ -320,7 +328,7 @@ class CellTraining:
             self._optimizer.zero_grad()
             if index is not None:
                 began = time.perf_counter()
-                scores[slot] = self._work(worker, index)
+                scores[slot] = self._work(slot, worker, index)
                 compute_seconds += time.perf_counter() - began
             self._optimizer.compress(slot)
         self._recorder.compute_seconds.append(compute_seconds)
@@ -329,22 +337,15 @@ class CellTraining:
         self._optimizer.step()
         return scores
 
-    def _work(self, worker: int, index: Tensor) -> BatchScore:
+    def _work(self, slot: int, worker: int, index: Tensor) -> BatchScore:
         """Forward and backward of one worker's batch."""
         seed_everything(
             derive_key(self._options.vote.seed, "forward pass", self._optimizer.round, worker)
         )
-        inputs, labels = self._dataset.train.batch(index, self._device)
-        self._gradients.begin()
-        loss, score = batch_loss(self._model(inputs), labels)
-        loss.backward()
-        self._gradients.end()
-        if self._options.clip is not None:
-            # Views of the flat gradient; before whoever attacks, and what is sent.
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._options.clip)
+        score = self._gradient.compute(slot, index)
         if self._diagnosis is not None:
             self._diagnosis.note_gradient(worker)
-        self._attack.apply(self._gradients.buffer, worker, self._optimizer.round)
+        self._attack.apply(self._gradient.buffer, worker, self._optimizer.round)
         self._buffers.end_forward(worker)
         return score
 
@@ -422,7 +423,7 @@ def initial_model(options: Options, format: Format) -> nn.Module:
 def batch_plan(options: Options, dataset: Dataset) -> BatchPlan:
     return BatchPlan(
         len(dataset.train),
-        options.batch_size,
+        options.batch_size * options.accumulate,
         options.num_workers,
         options.vote.seed,
         options.shuffle,
