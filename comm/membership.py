@@ -128,8 +128,9 @@ class Membership:
             self._vote.load_memory(memory)
 
     def _rank_here(self) -> int | None:
-        """In the group; None while there is none, nor may ever be."""
-        return dist.get_rank(self.process_group) if dist.is_initialized() else None
+        """Among all processes, as every shard's group has the same ranks; None while there is no
+        group, nor may ever be."""
+        return dist.get_rank() if dist.is_initialized() else None
 
     @staticmethod
     def _check_rank(memory: Memory | None, rank: int | None, own_rank: int | None) -> None:

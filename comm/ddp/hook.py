@@ -45,6 +45,9 @@ class VoteState:
         vote_settings: to start from; keyword arguments win.
         {settings}
 
+    Attributes:
+        membership: what it has in common with an aggregator.
+
     Raises:
         SettingError: an argument out of bounds.
 
@@ -68,7 +71,7 @@ class VoteState:
         **changes: Any,
     ) -> None:
         settings = VoteSettings.of_client("VoteState", HOOK_SETTINGS, vote_settings, changes)
-        self._membership = Membership(settings, process_group)
+        self.membership = Membership(settings, process_group)
         self._tracker: GradientTracker | None = None
         self._queue: BucketQueue | None = None
         self._exempt = list(exempt)
@@ -78,37 +81,37 @@ class VoteState:
     @property
     def settings(self) -> VoteSettings:
         """What it was made with."""
-        return self._membership.settings
+        return self.membership.settings
 
     @property
     def process_group(self) -> dist.ProcessGroup | None:
         """Over whose processes; None for all."""
-        return self._membership.process_group
+        return self.membership.process_group
 
     @property
     def ledger(self) -> Ledger:
         """The bytes of the last 1000 steps, and of all of them together."""
-        return self._membership.ledger
+        return self.membership.ledger
 
     @property
     def iteration(self) -> int:
         """How many backward passes have been synchronised."""
-        return self._membership.iteration
+        return self.membership.iteration
 
     @iteration.setter
     def iteration(self, iteration: int) -> None:
-        self._membership.iteration = iteration
+        self.membership.iteration = iteration
 
     @property
     def params(self) -> list[Tensor] | None:
         """The model's parameters in its order, without those that need no gradient. Set anew, they
         keep the memory if it is of their size."""
-        params = self._membership.params
+        params = self.membership.params
         return None if params is None else params.all
 
     @params.setter
     def params(self, params: Iterable[Tensor]) -> None:
-        known = self._membership.set_params(params, self._exempt)
+        known = self.membership.set_params(params, self._exempt)
         self.release()
         self._queue = None
         self._tracker = GradientTracker(known.all)
@@ -117,16 +120,16 @@ class VoteState:
     @property
     def bytes_per_step(self) -> float:
         """Gradient bytes that this process has sent a step, on average; 0 before the first."""
-        return self._membership.bytes_per_step
+        return self.membership.bytes_per_step
 
     @property
     def compression_rate(self) -> float | None:
         """What a float32 ring all-reduce sends, over what was sent; None while nothing was."""
-        return self._membership.compression_rate
+        return self.membership.compression_rate
 
     def summary(self) -> str:
         """Bytes that this process has sent a step, beside a float32 ring all-reduce, as a table."""
-        return self._membership.summary()
+        return self.membership.summary()
 
     def connect(self) -> GroupVote:
         """Joins the other processes, which compare their settings; `vote_hook` calls it in the
@@ -136,19 +139,19 @@ class VoteState:
             SettingError: the parameters are not known.
             PeerError: processes disagree, or not all came.
         """
-        return self._membership.connect()
+        return self.membership.connect()
 
     def submit(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         """A future of the bucket's buffer, overwritten by the vote; see `vote_hook`."""
         if self._queue is None:
-            vote, params = self.connect(), self._membership.params
+            vote, params = self.connect(), self.membership.params
             assert params is not None, "connect has checked"
             assert self._tracker is not None, "it comes with the parameters"
             self._queue = BucketQueue(vote, params, self._tracker)
-        round_ = self._membership.iteration - self._membership.settings.start_vote_iter
+        round_ = self.membership.iteration - self.membership.settings.start_vote_iter
         future = self._queue.submit(bucket, round_)
         if bucket.is_last():
-            self._membership.iteration += 1
+            self.membership.iteration += 1
             self._repeated.note_vote()
         # An exception has our words where it is raised in a callback, and else where it is cast.
         return future.then(lambda done: done.value())
@@ -161,7 +164,7 @@ class VoteState:
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's: the iteration, the memory, and the rank and settings that they belong to."""
-        return self._membership.state_dict()
+        return self.membership.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what `state_dict` has saved on this rank; nothing changes if it does not fit.
@@ -170,7 +173,7 @@ class VoteState:
             SettingError: of other settings, of other parameters, of another rank, or of something
                 else.
         """
-        self._membership.load_state_dict(state_dict)
+        self.membership.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the group, the parameters and whatever runs: another process has its own."""

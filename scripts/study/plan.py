@@ -31,8 +31,6 @@ class Trial:
     def options(self) -> dict[str, Any]:
         """Of its program, but for the data's folder and its own."""
         options = {**self.task.options, **self.method.at(self.task.kind, self.lr)}
-        if self.stage == TUNE:
-            options |= self.task.tuning
         return options | {"seed": self.seed}
 
     @property

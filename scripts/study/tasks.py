@@ -51,7 +51,6 @@ class Task:
         data: its folder below --data.
         seeds: that are reported; none of them has tuned anything.
         tuned_on: the task whose best learning rates it takes; empty for its own.
-        tuning: what is otherwise in the runs that look for the learning rate.
     """
 
     name: str
@@ -62,7 +61,6 @@ class Task:
     data: str = "."
     seeds: tuple[int, ...] = (0, 1, 2)
     tuned_on: str = ""
-    tuning: Options = field(default_factory=dict, hash=False)
 
 
 _EVERY = {"num_workers": 4, "lr_schedule": "cosine"}
@@ -92,13 +90,11 @@ _ALL = (
     ),
     Task(
         "mnist",
-        "A CNN of 3.2 M parameters on MNIST: 4 workers, 64 images each, 5 epochs; learning rates "
-        "are looked for with 2.",
+        "A CNN of 3.2 M parameters on MNIST: 4 workers, 64 images each, 5 epochs.",
         IMAGES,
         TEST_ACCURACY,
         _IMAGES | {"dataset": "MNIST"},
         seeds=(0, 1, 2, 3, 4),
-        tuning={"epochs": 2},
     ),
     Task(
         "fashion",

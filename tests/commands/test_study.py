@@ -19,9 +19,7 @@ from compsgd.workers.commands.execution import execute
 plan.REACH = plan.FURTHER = 0
 options = {"num_workers": 2, "lr_schedule": "cosine", "model": "mlp", "dataset": "digits",
            "batch_size": 64, "steps": 4, "warmup": 1}
-tasks.TASKS["mnist"] = replace(
-    tasks.TASKS["mnist"], options=options, seeds=(0, 1), tuning={"steps": 3}
-)
+tasks.TASKS["mnist"] = replace(tasks.TASKS["mnist"], options=options, seeds=(0, 1))
 import run
 execute(run.command((("mnist", ("sgdm", "vote3")),)), "study")
 """

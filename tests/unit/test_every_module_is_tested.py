@@ -28,6 +28,7 @@ COVERED = {
     "compsgd/voting/float_aggregator": ("unit/test_optimizers.py", "the rounds of SGD"),
     "comm/ddp/bucket_queue": ("unit/test_worker_thread.py", "its thread; buckets with the hook"),
     "comm/ddp/hook": ("distributed/test_hook_situations.py", "several files; this one is widest"),
+    "comm/fsdp/hook": ("distributed/test_fsdp.py", "two modules have the name"),
     "comm/group/agreement": ("distributed/test_agreement.py", "two modules have the name"),
     "comm/group/averaging": ("distributed/test_hook_situations.py", "what is exempt is averaged"),
     "comm/group/collectives": ("distributed/test_comm.py", "between processes"),
