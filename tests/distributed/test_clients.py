@@ -37,6 +37,40 @@ def test_accelerate():
 
 
 @pytest.mark.heavy
+@needs("transformers")
+def test_trainer(tmp_path):
+    """Hugging Face's, which accumulates gradients over two batches a step."""
+    finished = run_command(*QUIET, *TORCHRUN, str(HELPERS / "rank_trainer.py"), str(tmp_path))
+    assert finished.exit_code == 0, finished.stderr
+    assert "steps                    40\n" in finished.stdout
+
+
+@pytest.mark.heavy
+@needs("ray")
+def test_ray(tmp_path):
+    # Workers of a lower priority starve beside other tests.
+    quiet = [*QUIET, "RAY_worker_niceness=0"]
+    finished = run_command(*quiet, sys.executable, str(HELPERS / "ray_trains.py"), str(tmp_path))
+    assert finished.exit_code == 0, finished.stderr
+    assert finished.stdout.split()[:2] == ["steps", "40"]
+
+
+@pytest.mark.heavy
+def test_the_script_of_fsdp2_goes_on_from_a_checkpoint(tmp_path):
+    def lines(*options):
+        command = [*TORCHRUN[:-1], "4", str(ROOT / "scripts" / "examples" / "train_fsdp2.py")]
+        finished = run_command(*QUIET, *command, *map(str, options))
+        assert finished.exit_code == 0, finished.stderr
+        return finished.stdout.splitlines()
+
+    first = lines("--steps", 20, "--save", tmp_path / "saved")
+    assert first[0].startswith("step 20: loss ")
+    further = lines("--steps", 40, "--load", tmp_path / "saved")
+    assert further[0].startswith("step 40: loss ")
+    assert [one[1].split() for one in (first, further)] == [["steps", "20"]] * 2
+
+
+@pytest.mark.heavy
 def test_the_script_to_copy_goes_on_where_it_was_killed(tmp_path):
     """Killed after an epoch and started again, it ends with the same bits everywhere."""
 

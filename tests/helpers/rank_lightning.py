@@ -42,10 +42,11 @@ if __name__ == "__main__":
     labels = (images.sum(1) > 0).long()
     module = Module()
     state = VoteState(params=module.parameters(), scale="mean_abs", compile="off")
+    strategy = Strategy(ddp_comm_state=state, ddp_comm_hook=vote_hook)
     trainer = lightning.Trainer(
         accelerator="cpu", devices=2, max_epochs=3, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=sys.argv[1],
-        strategy=Strategy(ddp_comm_state=state, ddp_comm_hook=vote_hook),
+        strategy=strategy,
     )  # fmt: skip
     trainer.fit(module, DataLoader(TensorDataset(images, labels), 32))
     assert state.ledger.num_steps == 3 * 8

@@ -54,6 +54,6 @@ if __name__ == "__main__":
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert vote.votes.ledger.num_steps == NUM_STEPS, "gradients that accumulate are voted on once"
-    assert losses[-1] < 0.6 * losses[0], losses
+    assert losses[-1] < 0.7 * losses[0], losses
     if trainer.is_world_process_zero():
         print(vote.votes.summary())

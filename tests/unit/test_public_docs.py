@@ -13,8 +13,8 @@ import matplotlib
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("compsgd", "compsgd.comm", "compsgd.plots", "compsgd.history")
-MATHEMATICS = ("compsgd", "compsgd.comm")
+PACKAGES = ("compsgd", "compsgd.comm", "compsgd.comm.fsdp", "compsgd.plots", "compsgd.history")
+MATHEMATICS = ("compsgd", "compsgd.comm", "compsgd.comm.fsdp")
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # What raises SettingError for whoever calls it.
 CHECKS = re.compile(r"^(check_\w+|of_client|VoteSettings|Membership|set_params)$")
