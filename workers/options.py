@@ -34,6 +34,7 @@ _MAY_CHANGE = _OWN_AFFAIR | {
     "checkpoint_every",
     "resume",
     "tensorboard",
+    "track",
     "check_every",
     "verify_fraction",
 }
@@ -126,6 +127,7 @@ class Options:
     attack: str
     diagnose: int
     tensorboard: bool
+    track: str | None
 
     @property
     def has_range(self) -> bool:

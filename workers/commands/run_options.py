@@ -65,14 +65,23 @@ class AutoOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer cli
         return number
 
 
+class Own(click.ParamType):  # type: ignore[type-arg]
+    """A user's own module:factory."""
+
+    name = "MODULE:FACTORY"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if not re.fullmatch(r"[\w.]+:[\w.]+", value):
+            self.fail(f"{value!r} is no MODULE:FACTORY, as in my_module:build", param, ctx)
+        return value
+
+
 class NameOrOwn(click.Choice):  # type: ignore[type-arg]
     """One of some names, or a user's own module:factory."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         if isinstance(value, str) and is_own(value):
-            if not re.fullmatch(r"[\w.]+:[\w.]+", value):
-                self.fail(f"{value!r} is no MODULE:FACTORY, as in my_model:build", param, ctx)
-            return value
+            return Own().convert(value, param, ctx)
         return super().convert(value, param, ctx)
 
     def get_metavar(self, param: click.Parameter, ctx: Any = None) -> str | None:
@@ -264,6 +273,9 @@ _RESULTS = [
           help="All cells of the sweep in one axis, or one axis each."),
     flag_option("--tensorboard", default=False,
           help="Also write what TensorBoard shows, into the experiment's tensorboard/."),
+    _option("--track", type=Own(), default=None, show_default="nothing",
+            help="MODULE:FACTORY makes a tracker of your own, as of W&B or MLflow, which is told "
+            "of every step and epoch."),
 ]  # fmt: skip
 
 _ROBUSTNESS = [

@@ -29,6 +29,7 @@ from compsgd.workers.data.splits import Dataset
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.launch.watchdog import StopAgreement, Watchdog
 from compsgd.workers.options import Cell, Options
+from compsgd.workers.own_code import find_factory
 from compsgd.workers.report.progress import (
     Bar,
     Lines,
@@ -41,6 +42,8 @@ from compsgd.workers.report.progress import (
 )
 from compsgd.workers.report.tensorboard import FOLDER as TENSORBOARD
 from compsgd.workers.report.tensorboard import TensorBoard
+from compsgd.workers.report.tracker import OPTION as TRACK
+from compsgd.workers.report.tracker import TrackedRun, Tracker
 from compsgd.workers.results.digests import shapes_sha256, versions, weights_sha256
 from compsgd.workers.results.experiment import Experiment, check_unchanged
 from compsgd.workers.train import checkpoint
@@ -67,6 +70,8 @@ def run(options: Options, rank_info: RankInfo) -> None:
     """
     options.check(rank_info)
     check_model(options.model, options.dataset)
+    if options.track is not None:
+        find_factory(TRACK, options.track)
     device = choose_device(options, rank_info)
     backend = choose_backend(options, device)
     if options.verify_bytes and backend != "gloo":
@@ -292,13 +297,25 @@ class _Run:
         """What shows how far a cell is."""
         name = cell_name(cell, self._options.has_range)
         measure = measure_of(self._options.dataset)
+        trackers: list[Tracker] = []
+        if self._options.track is not None:
+            self._on_rank_0(lambda: trackers.append(self._tracker(cell)))
         if self._rank_info.rank != 0:
             return nullcontext(Silence())
         shown: list[Any] = [(Bar if on_a_terminal() else Lines)(name, duration, measure)]
         if self._options.tensorboard:
             folder = self._experiment.path / TENSORBOARD / cell_file_name(cell)
             shown.append(TensorBoard(folder, duration, measure))
-        return Together(shown)
+        return Together([*shown, *trackers])
+
+    def _tracker(self, cell: Cell) -> Tracker:
+        """A user's own, of a cell."""
+        name = self._options.track
+        assert name is not None, "it is wanted"
+        path = self._experiment.path
+        shown_name = cell_name(cell, self._options.has_range)
+        run = TrackedRun(path.name, shown_name, *cell, self._options.as_dict(), path)
+        return Tracker(name, find_factory(TRACK, name), run)
 
 
 def _launcher() -> str:

@@ -1,0 +1,98 @@
+"""A user's own tracker, as of Weights & Biases or MLflow: told what the progress bar is told."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from compsgd.optim.round_optimizer import RoundOptimizer
+from compsgd.workers.failures import RunError
+from compsgd.workers.own_code import told
+from compsgd.workers.report.progress import Step
+from compsgd.workers.train.scores import Score
+
+log = logging.getLogger("compsgd")
+
+OPTION = "--track"
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker is made for: one cell of a sweep.
+
+    Attributes:
+        experiment: its name.
+        cell: the cell's, as the progress bar has it.
+        lr: the cell's largest learning rate.
+        range_decay: the cell's; 1.0 of optimizers without a range.
+        options: all of them, by the names of the command line.
+        folder: the experiment's.
+    """
+
+    experiment: str
+    cell: str
+    lr: float
+    range_decay: float
+    options: dict[str, Any]
+    folder: Path
+
+
+class Tracker:
+    """A user's object in the place of a `Progress`; what it has no method for, it is not told.
+
+    Where it raises, one line says so, and the run goes on without it: hours of training are worth
+    more than their curves.
+    """
+
+    def __init__(self, name: str, factory: Callable[[TrackedRun], Any], run: TrackedRun) -> None:
+        """
+        Args:
+            name: module:factory.
+
+        Raises:
+            RunError: the factory raises; the cell has not begun.
+        """
+        self._name = name
+        try:
+            self._tracker = factory(run)
+        except Exception as error:
+            raise RunError(f"{OPTION} {name}: calling it failed: {told(error)}") from error
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._tell("close")
+
+    def resume(self, epoch: int, round_: int) -> None:
+        self._tell("resume", epoch, round_)
+
+    def step(self, step: Step, optimizer: RoundOptimizer) -> None:
+        self._tell("step", step, optimizer)
+
+    def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
+        self._tell("tested", test, optimizer)
+
+    def epoch(
+        self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
+    ) -> None:
+        self._tell("epoch", epoch, train, test, optimizer)
+
+    def _tell(self, method: str, *args: Any) -> None:
+        if not hasattr(self._tracker, method):
+            return
+        try:
+            getattr(self._tracker, method)(*args)
+        except Exception as error:
+            self._tracker = None
+            log.warning(
+                "%s %s: %s failed: %s; the run goes on without it", OPTION, self._name, method,
+                told(error),
+            )  # fmt: skip
