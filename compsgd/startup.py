@@ -49,12 +49,17 @@ def quiet_interrupts() -> Iterator[None]:
 
 
 def announce_loading() -> None:
-    """A line on a terminal, as what comes next takes seconds; from one process of all."""
-    is_asked = "--help" not in sys.argv and "_COMPSGD_COMPLETE" not in os.environ
+    """As PyTorch takes seconds to load."""
+    if "--help" not in sys.argv and "_COMPSGD_COMPLETE" not in os.environ:
+        announce("loading PyTorch")
+
+
+def announce(what: str) -> None:
+    """A line on a terminal, as what comes next may take seconds; from one process of all."""
     # Without a standard error there is no such object.
     is_shown = sys.stderr is not None and sys.stderr.isatty()
-    if is_asked and is_shown and launched_rank() == 0:
-        sys.stderr.write("loading PyTorch ...\n")
+    if is_shown and launched_rank() == 0:
+        sys.stderr.write(f"{what} ...\n")
         sys.stderr.flush()
 
 

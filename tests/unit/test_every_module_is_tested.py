@@ -69,7 +69,6 @@ COVERED = {
     "workers/failures": ("commands/test_cli.py", "errors and exit codes"),
     "workers/launch/spawning": ("commands/test_launching.py", "what launch.py starts"),
     "workers/options": ("commands/test_cli.py", "which options go together"),
-    "workers/report/progress": ("commands/test_cli.py", "what a run prints"),
     "workers/report/standard_output": ("commands/test_surroundings.py", "closed, full, left"),
     "workers/results/digests": ("commands/test_cli.py", "the digest of the weights"),
     "workers/results/experiment": ("commands/test_cli.py", "the folder of a run"),

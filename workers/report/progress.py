@@ -41,12 +41,14 @@ class Step(NamedTuple):
 class Progress(Protocol):
     """Told of every step and epoch of a cell; the optimizer is as it is after them.
 
-    `tested` is for --evaluate_every, before the epoch of the same round; without, `epoch` has the
-    test score, and `tested` is never called.
+    `evaluating` comes before an evaluation, which may take long. `tested` is for --evaluate_every,
+    before the epoch of the same round; without, `epoch` has the test score, and `tested` is never
+    called.
     """
 
     def resume(self, epoch: int, round_: int) -> None: ...
     def step(self, step: Step, optimizer: RoundOptimizer) -> None: ...
+    def evaluating(self, split: str) -> None: ...
     def tested(self, test: Score, optimizer: RoundOptimizer) -> None: ...
     def epoch(
         self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
@@ -60,6 +62,9 @@ class Silence:
         pass
 
     def step(self, step: Step, optimizer: RoundOptimizer) -> None:
+        pass
+
+    def evaluating(self, split: str) -> None:
         pass
 
     def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
@@ -87,6 +92,10 @@ class Together(ExitStack):
     def step(self, step: Step, optimizer: RoundOptimizer) -> None:
         for part in self._parts:
             part.step(step, optimizer)
+
+    def evaluating(self, split: str) -> None:
+        for part in self._parts:
+            part.evaluating(split)
 
     def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
         for part in self._parts:
@@ -117,6 +126,10 @@ class Lines:
             num_rounds = self._duration.rounds_of(step.epoch)
             place = f"epoch {step.epoch + 1}, round {step.round_ + 1}/{num_rounds}"
             self._say(f"{place}: {_describe(step, self._measure)}")
+
+    def evaluating(self, split: str) -> None:
+        if time.monotonic() - self._last >= _LINE_INTERVAL_S:
+            self._say(f"evaluating on the {split} set")
 
     def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
         place = f"round {optimizer.round}/{self._duration.num_rounds}"
@@ -175,6 +188,10 @@ class Bar:
             f"round {step.round_ + 1}/{num_rounds}"
         )
         self._bar.update(1, f"{place} {_describe(step, self._measure)}{self._test}")
+
+    def evaluating(self, split: str) -> None:
+        self._bar.current_item = f"evaluating on the {split} set"
+        self._bar.render_progress()
 
     def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
         self._test = f" test {self._measure.number(test)}"

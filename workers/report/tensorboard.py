@@ -72,6 +72,9 @@ class TensorBoard:
                 majority = step.finding.mean_majority
                 writer.add_scalar("diagnosis/mean_majority", majority, optimizer.round)
 
+    def evaluating(self, split: str) -> None:
+        pass
+
     def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
         with self._writer() as writer:
             for tag, value in self._scalars("test", test).items():

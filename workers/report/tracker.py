@@ -77,6 +77,9 @@ class Tracker:
     def step(self, step: Step, optimizer: RoundOptimizer) -> None:
         self._tell("step", step, optimizer)
 
+    def evaluating(self, split: str) -> None:
+        self._tell("evaluating", split)
+
     def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
         self._tell("tested", test, optimizer)
 

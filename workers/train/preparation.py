@@ -16,6 +16,7 @@ from compsgd.errors import CompsgdError
 from compsgd.kinds import TEXT, Optional
 from compsgd.layout import shard_numel
 from compsgd.optim.optimizers import OPTIMIZERS
+from compsgd.startup import announce
 from compsgd.voting.exchange import InProcessExchange
 from compsgd.workers.failures import RunError
 from compsgd.workers.options import Options
@@ -83,6 +84,7 @@ def prepare_kernels(
         return Preparation("off", seconds=0.0)
     began = time.perf_counter()
     is_asked = options.vote.compile != "auto"
+    announce("compiling the kernels")
     while choice != "off":
         failure = _rehearse_everywhere(options, choice, numel, num_shards, network, rank_info)
         if failure is None:

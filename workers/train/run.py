@@ -24,6 +24,7 @@ from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.group.store import Store, open_store
 from compsgd.comm.traffic.ledger import Flow, Purpose
 from compsgd.kinds import Flag, Kind
+from compsgd.startup import announce
 from compsgd.workers.data.datasets import dataset_of
 from compsgd.workers.data.splits import Dataset
 from compsgd.workers.failures import RunError, UsageError
@@ -129,6 +130,7 @@ class _Run:
             return
         if not is_resumed:
             self._on_rank_0(self._experiment.check)
+        announce(f"loading {self._options.dataset}")
         dataset = _load_together(self._options, self._network, self._rank_info)
         preparation, loaded = self._prepare_and_load(dataset, found)
         if is_resumed and loaded is None and self._rank_info.rank == 0:

@@ -399,6 +399,7 @@ class CellTraining:
             self._recorder.batch_step.extend(range(num_steps - len(rounds) + 1, num_steps + 1))
 
     def _evaluate_on(self, split: str) -> Score:
+        self._progress.evaluating("training" if split == "train" else split)
         self._buffers.synchronise()
         items = self._dataset.train if split == "train" else self._dataset.test
         peers = self._network.evaluation
