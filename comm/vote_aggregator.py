@@ -36,6 +36,9 @@ class VoteAggregator:
         exempt: parameters that are averaged whatever their size, as large embeddings.
         {settings}
 
+    Attributes:
+        membership: what it has in common with a hook.
+
     Raises:
         SettingError: an argument out of bounds.
 
@@ -63,8 +66,8 @@ class VoteAggregator:
         **changes: Any,
     ) -> None:
         found = VoteSettings.of_client("VoteAggregator", AGGREGATOR_SETTINGS, settings, changes)
-        self._membership = Membership(found, process_group)
-        self._params = self._membership.set_params(params, exempt)
+        self.membership = Membership(found, process_group)
+        self._params = self.membership.set_params(params, exempt)
         self._repeated = RepeatedBackward(
             self._params.all, "aggregate once, behind the last backward before optimizer.step()"
         )
@@ -72,26 +75,26 @@ class VoteAggregator:
     @property
     def settings(self) -> VoteSettings:
         """What it was made with."""
-        return self._membership.settings
+        return self.membership.settings
 
     @property
     def ledger(self) -> Ledger:
         """The bytes of the last 1000 steps, and of all of them together."""
-        return self._membership.ledger
+        return self.membership.ledger
 
     @property
     def bytes_per_step(self) -> float:
         """Gradient bytes that this process has sent a step, on average; 0 before the first."""
-        return self._membership.bytes_per_step
+        return self.membership.bytes_per_step
 
     @property
     def compression_rate(self) -> float | None:
         """What a float32 ring all-reduce sends, over what was sent; None while nothing was."""
-        return self._membership.compression_rate
+        return self.membership.compression_rate
 
     def summary(self) -> str:
         """Bytes that this process has sent a step, beside a float32 ring all-reduce, as a table."""
-        return self._membership.summary()
+        return self.membership.summary()
 
     @torch.no_grad()
     def aggregate(self) -> None:
@@ -105,12 +108,12 @@ class VoteAggregator:
             SettingError: a sparse gradient.
             PeerError: a process is gone, or too slow, or, the first time, disagrees.
         """
-        vote = self._membership.connect()
+        vote = self.membership.connect()
         gradients = [self._gradient(parameter) for parameter in self._params.all]
         is_anywhere = vote.is_present_anywhere(gradients)
-        vote.take(gradients, self._membership.iteration)
-        vote.end_step(self._membership.iteration)
-        self._membership.iteration += 1
+        vote.take(gradients, self.membership.iteration)
+        vote.end_step(self.membership.iteration)
+        self.membership.iteration += 1
         for parameter, gradient, has_some in zip(
             self._params.all, gradients, is_anywhere, strict=True
         ):
@@ -120,7 +123,7 @@ class VoteAggregator:
     def state_dict(self) -> dict[str, Any]:
         """This rank's: the iteration, the memory, and the rank and settings that they belong to.
         Save one a rank, and give each rank its own again."""
-        return self._membership.state_dict()
+        return self.membership.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what `state_dict` has saved on this rank; nothing changes if it does not fit.
@@ -129,7 +132,7 @@ class VoteAggregator:
             SettingError: of other settings, of other parameters, of another rank, or of something
                 else.
         """
-        self._membership.load_state_dict(state_dict)
+        self.membership.load_state_dict(state_dict)
 
     def _gradient(self, parameter: Tensor) -> ParamGradient:
         place, gradient = self._params.place(parameter), parameter.grad

@@ -203,6 +203,6 @@ def test_hook_and_aggregator_are_told_what_is_exempt(client):
     with pytest.raises(compsgd.SettingError, match="no parameter of this model"):
         client(params=params, exempt=[torch.nn.Parameter(torch.ones(4, 3))])
     made = client(params=params, exempt=[embedding])
-    known = made._membership.params
+    known = made.membership.params
     assert [known.place(param).is_voted for param in params] == [False, True]
-    assert known.digest() != client(params=params)._membership.params.digest()
+    assert known.digest() != client(params=params).membership.params.digest()
