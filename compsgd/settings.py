@@ -311,11 +311,7 @@ class VoteSettings:
         Raises:
             SettingError: a setting that there is not, or that the client does not know.
         """
-        unknown = sorted(set(changes) - set(known))
-        if unknown:
-            raise SettingError(
-                f"{client} has no setting {', '.join(unknown)}; there are {', '.join(known)}"
-            )
+        check_known(client, known, changes)
         if settings is not None and not isinstance(settings, cls):
             raise SettingError(f"settings is a {type(settings).__name__}; it must be VoteSettings")
         found = replace(settings or cls(), **changes)
@@ -326,6 +322,15 @@ class VoteSettings:
                     f"there are {', '.join(known)}"
                 )
         return found
+
+
+def check_known(client: str, known: Sequence[str], names: Collection[str]) -> None:
+    """Raises SettingError for names of settings that a client does not know."""
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise SettingError(
+            f"{client} has no setting {', '.join(unknown)}; there are {', '.join(known)}"
+        )
 
 
 # Which settings mean something to which client.

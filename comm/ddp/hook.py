@@ -20,7 +20,7 @@ from compsgd.comm.parameters import GradientTracker
 from compsgd.comm.repeated_backward import RepeatedBackward
 from compsgd.comm.traffic.ledger import Ledger
 from compsgd.errors import SettingError
-from compsgd.settings import HOOK_SETTINGS, VoteSettings, takes_settings
+from compsgd.settings import HOOK_SETTINGS, VoteSettings, check_known, takes_settings
 
 log = logging.getLogger("compsgd")
 
@@ -267,12 +267,7 @@ def register_vote_hook(
         1
         >>> dist.destroy_process_group()
     """
-    unknown = sorted(set(settings) - {*HOOK_SETTINGS, "vote_settings", "exempt"})
-    if unknown:
-        raise SettingError(
-            f"register_vote_hook has no setting {', '.join(unknown)}; there are "
-            f"{', '.join(HOOK_SETTINGS)}"
-        )
+    check_known("register_vote_hook", HOOK_SETTINGS, set(settings) - {"vote_settings", "exempt"})
     ddp = _ddp_in(ddp)
     if getattr(ddp, "mixed_precision", None) is not None:
         raise SettingError(

@@ -20,7 +20,7 @@ from compsgd.comm.ddp.hook import VoteState
 from compsgd.comm.ddp.outer_optimizer import warn_of_two_momenta
 from compsgd.comm.group_vote import ParamGradient
 from compsgd.errors import SettingError
-from compsgd.settings import HOOK_SETTINGS
+from compsgd.settings import HOOK_SETTINGS, check_known
 
 log = logging.getLogger("compsgd")
 
@@ -73,20 +73,11 @@ def register_fsdp_vote_hook(
         [[4.0, -4.0, 4.0]]
         >>> dist.destroy_process_group()
     """
-    unknown = sorted(set(settings) - {*HOOK_SETTINGS, "vote_settings"})
-    if unknown:
-        raise SettingError(
-            f"register_fsdp_vote_hook has no setting {', '.join(unknown)}; there are "
-            f"{', '.join(HOOK_SETTINGS)}"
-        )
+    check_known("register_fsdp_vote_hook", HOOK_SETTINGS, set(settings) - {"vote_settings"})
     modules = _trained_modules(model)
     shard_of = {id(one): shard for module in modules for one, shard in module.shards}
-    try:
-        exempt_shards = [shard_of[id(one)] for one in exempt]
-    except KeyError:
-        raise SettingError(
-            "exempt holds what is no parameter of this model that is trained"
-        ) from None
+    # What has no shard here, the state refuses.
+    exempt_shards = [shard_of.get(id(one), one) for one in exempt]
     group = replicas.get_group() if isinstance(replicas, DeviceMesh) else replicas
     state = VoteState(group, list(shard_of.values()), exempt=exempt_shards, **settings)
     vote = _ReplicaVote(state, len(modules))
@@ -106,10 +97,12 @@ class _ShardedModule:
 
     Attributes:
         shards: its own trained parameters, in its order, and what this process holds of each.
+        padded_sizes: what FSDP pads each of these to.
     """
 
     fsdp: FSDPModule
     shards: list[tuple[DTensor, Tensor]]
+    padded_sizes: list[int]
 
     def parts_of(self, flat: Tensor) -> list[Tensor]:
         """The gradients of its shards.
@@ -125,17 +118,17 @@ class _ShardedModule:
                 f"gradients are reduced in {flat.dtype}, which FSDP divides once more behind the "
                 "vote: take a reduce_dtype of float32 or bfloat16"
             )
-        padded_sizes = [_padded_size(parameter) for parameter, _ in self.shards]
-        if flat.numel() != sum(padded_sizes):
+        numel = sum(self.padded_sizes)
+        if flat.numel() != numel:
             raise SettingError(
-                f"a module's shard has {sum(padded_sizes):,} elements, and the gradient "
+                f"a module's shard has {numel:,} elements, and the gradient "
                 f"{flat.numel():,}: some parameter got none, or was frozen or released behind "
                 "register_fsdp_vote_hook; the vote needs the gradients of all (FSDP's "
                 "set_reduce_scatter_unused_params(True))"
             )
         return [
             part[: shard.numel()].view(shard.shape)
-            for part, (_, shard) in zip(flat.split(padded_sizes), self.shards, strict=True)
+            for part, (_, shard) in zip(flat.split(self.padded_sizes), self.shards, strict=True)
         ]
 
 
@@ -216,7 +209,8 @@ def _trained_modules(model: nn.Module) -> list[_ShardedModule]:
         claimed |= {id(one) for one in own}
         shards = [_local(one) for one in own if one.requires_grad]
         if shards:
-            found.append(_ShardedModule(module, shards))
+            padded_sizes = [_padded_size(parameter) for parameter, _ in shards]
+            found.append(_ShardedModule(module, shards, padded_sizes))
     return found[::-1]
 
 

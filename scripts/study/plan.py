@@ -30,8 +30,8 @@ class Trial:
 
     def options(self) -> dict[str, Any]:
         """Of its program, but for the data's folder and its own."""
-        options = {**self.task.options, **self.method.at(self.task.kind, self.lr)}
-        return options | {"seed": self.seed}
+        own = self.method.at(self.task.kind, self.lr)
+        return {**self.task.options, **own, "seed": self.seed}
 
     @property
     def definition(self) -> str:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from command_line import run
+from pages import python_blocks
 from processes import ROOT, run_command
 from stopping import outcome, stopped_after
 
@@ -90,8 +91,7 @@ def test_the_folder_is_named_after_both(folder):
 
 
 def test_the_pages_example(folder):
-    page = (ROOT / "docs" / "own_model_and_data.md").read_text()
-    code = page.split("```python\n")[1].split("```")[0]
+    code = python_blocks(ROOT / "docs" / "own_model_and_data.md")[0]
     (folder / "my_training.py").write_text(code)
     own = ["--model", "my_training:model", "--dataset", "my_training:data", "--epochs", 1]
     result = run(*own, "--exp_name", "x", cwd=folder)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from command_line import run
+from pages import python_blocks
 from processes import ROOT, run_command
 from stopping import stopped_after
 
@@ -60,10 +61,9 @@ def refuses(run):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     (tmp_path / "trackers.py").write_text(TRACKERS)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
     sys.modules.pop("trackers", None)
-    if str(tmp_path) in sys.path:
-        sys.path.remove(str(tmp_path))
 
 
 def told(folder):
@@ -138,8 +138,8 @@ def test_bad_input_is_a_line_and_creates_nothing(name, message, folder):
 
 @pytest.mark.skipif(not importlib.util.find_spec("mlflow"), reason="mlflow is not installed")
 def test_the_pages_example(folder):
-    page = (ROOT / "docs" / "tracking.md").read_text()
-    (folder / "my_tracking.py").write_text(page.split("```python\n")[1].split("```")[0])
+    code = python_blocks(ROOT / "docs" / "tracking.md")[0]
+    (folder / "my_tracking.py").write_text(code)
     files = ["MLFLOW_ALLOW_FILE_STORE=true", "MLFLOW_TRACKING_URI=./mlruns"]
     command = [sys.executable, str(ROOT / "launch.py"), *SETTINGS, "--track", "my_tracking:Tracker"]
     finished = run_command("env", "PYTHONWARNINGS=ignore", *files, *command, cwd=folder)

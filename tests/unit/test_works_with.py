@@ -3,6 +3,7 @@
 import textwrap
 
 import pytest
+from pages import python_blocks
 from processes import HELPERS, ROOT
 
 PAGES = ROOT / "docs" / "works_with"
@@ -21,16 +22,10 @@ def without_spaces(text):
     return "".join(text.split())
 
 
-def snippets(page):
-    """The Python blocks of a page."""
-    blocks = page.read_text().split("```python\n")[1:]
-    return [block.partition("```")[0].rstrip("\n") for block in blocks]
-
-
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_snippet_is_taken_from_what_is_tested(name):
     source = without_spaces(SOURCES[name].read_text())
-    found = snippets(PAGES / f"{name}.md")
+    found = python_blocks(PAGES / f"{name}.md")
     assert found
     for snippet in found:
         assert without_spaces(snippet) in source, textwrap.indent(snippet, "> ")

@@ -94,5 +94,5 @@ class WorkerGradient:
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
             outputs = self._model(inputs)
         loss, score = batch_loss(outputs.float() if self._dtype else outputs, labels)
-        scaler.scale(loss * share if share < 1 else loss).backward()
+        scaler.scale(loss * share).backward()
         return score
