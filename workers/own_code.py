@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -60,23 +61,50 @@ def _imported(option: str, name: str, module_name: str) -> Any:
         raise _failed(f"{option} {name}: importing {module_name}", error) from error
 
 
-def call(option: str, name: str, factory: Callable[..., Any], *args: Any) -> Any:
-    """What a factory returns; raises UsageError for whatever it raises."""
+def call(option: str, name: str, called: Callable[..., Any], argument: Any, words: str) -> Any:
+    """What a user's function returns; raises UsageError for whatever it raises.
+
+    Args:
+        option: which names it, for errors.
+        name: its module:factory.
+        called: the factory, or what it has made.
+        argument: its only one.
+        words: what that is.
+    """
     try:
-        return factory(*args)
+        return called(argument)
     except Exception as error:
-        raise _failed(f"{option} {name}: calling it", error) from error
+        raise _failed(f"{option} {name}: calling it with {words}", error) from error
 
 
 def told(error: Exception) -> str:
-    """An exception of a user's code in a line: what it is, and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    """An exception of a user's code in a line: what it is, and where in that code."""
+    where = _where(error)
     if isinstance(error, SyntaxError):
         where = f" ({error.filename}, line {error.lineno})"
         error = SyntaxError(error.msg)
     words = " ".join(str(error).split())
     return f"{type(error).__name__}{': ' if words else ''}{words}{where}"
+
+
+def _where(error: Exception) -> str:
+    """The last line of the user's own on the way to what was raised, or else of what that uses;
+    empty if not even a call succeeded."""
+    ours = __name__.partition(".")[0]
+    passed = [
+        (Path(frame.f_code.co_filename), line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] != ours
+    ]
+    own = [(path, line) for path, line in passed if not _is_of_a_library(path)]
+    for path, line in reversed(own or passed):
+        return f" ({path}, line {line})"
+    return ""
+
+
+def _is_of_a_library(path: Path) -> bool:
+    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
+    return bool(installed) or path.is_relative_to(sysconfig.get_path("stdlib"))
 
 
 def _failed(what: str, error: Exception) -> UsageError:

@@ -163,14 +163,17 @@ def test_only_an_experiment_is_overwritten(tmp_path):
     (tmp_path / "thesis" / "chapter.txt").write_text("precious")
     result = run(*QUICK, "--log_dir", tmp_path, "--exp_name", "thesis", "--overwrite", "true")
     assert result.exit_code == 2
-    assert "no experiment" in result.output
+    assert f"{tmp_path / 'thesis'} holds chapter.txt, which is of no experiment" in result.output
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "precious"
 
 
 def test_a_foreign_config_does_not_make_an_experiment(tmp_path):
     (tmp_path / "site" / "src").mkdir(parents=True)
     (tmp_path / "site" / "config.json").write_text("{}")
-    assert run("--log_dir", tmp_path, "--exp_name", "site", "--overwrite").exit_code == 2
+    (tmp_path / "site" / "src" / "main.c").write_text("")
+    result = run("--log_dir", tmp_path, "--exp_name", "site", "--overwrite")
+    assert result.exit_code == 2
+    assert "holds src, which is of no experiment of compsgd; it is not overwritten" in result.stderr
     assert (tmp_path / "site" / "src").is_dir()
 
 
@@ -180,7 +183,7 @@ def test_what_a_user_put_into_an_experiment_is_kept(tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("precious")
     result = run(*args, "--overwrite")
     assert result.exit_code == 2
-    assert "holds other files too" in result.output
+    assert "holds notes.txt, which is of no experiment" in result.output
     assert (tmp_path / "mine" / "notes.txt").read_text() == "precious"
 
 

@@ -24,7 +24,7 @@ def test_a_description_is_what_the_run_sends(tmp_path):
     assert run(*args, "--exp_name", "x", cwd=tmp_path).exit_code == 0
     (cell,) = json.loads((tmp_path / "logs" / "x" / "result.json").read_text())["cells"]
     sent = cell["bytes_per_worker_and_step"]
-    assert found["bytes a worker sends in a step"] == f"{sent:,.0f}"
+    assert found["bytes/worker/step"] == f"{sent:,.0f}"
     assert found["compression"] == f"{cell['compression_rate']:.2f}x"
     assert found["rounds"] == f"{cell['num_steps']}, {cell['num_steps'] // 2} an epoch"
     num_biases = 256 + 128 + 10

@@ -105,12 +105,15 @@ def test_the_pages_example(folder):
     ("options", "message"),
     [
         (["--model", "own_runs:wrong_classes"], "own_runs:wrong_classes makes (2, 4) of inputs"),
-        (["--model", "own_runs:wrong_input"], "calling it failed: RuntimeError: mat1 and mat2"),
+        (
+            ["--model", "own_runs:wrong_input"],
+            "with inputs of shape (2, 5) failed: RuntimeError: mat1",
+        ),
         (["--model", "own_runs:no_module"], "returns a int; it must return a torch.nn.Module"),
         (["--model", "own_runs:nothing_to_train"], "has no parameter to train"),
         (["--model", "own_runs:doubles"], "has parameters of torch.float64; all must be float32"),
         (["--model", "own_runs:absent"], "--model own_runs:absent: own_runs has no absent"),
-        (["--model", "vanilla_cnn"], "--model vanilla_cnn is made for images"),
+        (["--model", "vanilla_cnn"], "has inputs of shape (5,) in 3 classes: MODULE:FACTORY makes"),
         (["--model", "gpt"], "--model gpt is made for --dataset text or stdlib"),
         (["--model", "own runs:x"], "is no MODULE:FACTORY"),
         (["--dataset", "absent:data"], "--dataset absent:data: there is no module absent"),

@@ -234,7 +234,7 @@ def test_nothing_to_resume(tmp_path):
     (tmp_path / "x" / "thesis.tex").write_text("")
     result = train(tmp_path / "x", "--resume")
     assert result.exit_code == 2
-    assert "is no experiment of compsgd" in result.stderr
+    assert "holds thesis.tex, which is of no experiment of compsgd; it is not" in result.stderr
     result = train(tmp_path / "x", "--resume", "--overwrite")
     assert result.exit_code == 2
     assert "give one of both" in result.stderr

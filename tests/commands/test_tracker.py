@@ -25,7 +25,9 @@ class Recorder:
         self.path = Path("told.json")
         self.told = json.loads(self.path.read_text()) if self.path.exists() else []
         self.tell("run", run.experiment, run.cell, run.lr, run.range_decay, run.options["epochs"],
-                  (run.folder / "config.json").exists())
+                  str(run.folder))
+        with (run.folder / "curve.csv").open("a") as curve:
+            curve.write("0,0\\n")
 
     def tell(self, *words):
         self.told.append(words)
@@ -82,7 +84,7 @@ def test_it_is_told_of_everything(folder):
         epochs = found[: len(found) // 2] if lr == 0.003 else found[len(found) // 2 :]
         assert epochs[-1] == ["epoch", 1, True, cell["test_acc"]]
         expected += [
-            ["run", "x", f"lr {lr}, decay 0.99", lr, 0.99, 2, True],
+            ["run", "x", f"lr {lr}, decay 0.99", lr, 0.99, 2, f"logs/x/tracker/lr{lr}_decay0.99"],
             *steps[:ROUNDS], epochs[0], *steps[ROUNDS:], epochs[1], ["close"],
         ]  # fmt: skip
     assert told(folder) == expected
@@ -98,6 +100,10 @@ def test_it_is_told_that_a_run_goes_on(folder):
     assert [one[0] for one in second[:3]] == ["run", "resume", "step"]
     assert second[1] == ["resume", 1, 1]
     assert second[2][3] == 5
+    (curve,) = folder.glob("logs/x/tracker/*/curve.csv")
+    assert curve.read_text() == "0,0\n" * 2
+    assert run(*SETTINGS, *track, "--overwrite", cwd=folder).exit_code == 0
+    assert curve.read_text() == "0,0\n"
 
 
 def test_a_run_goes_on_without_one_that_raises(folder):
@@ -117,8 +123,10 @@ def test_one_that_cannot_be_made_ends_the_run_on_all_processes(folder):
     assert finished.exit_code == 1
     (line,) = finished.stderr.splitlines()
     assert line.startswith(
-        "Error: --track trackers:refuses: calling it failed: PermissionError: no key ("
+        "Error: --track trackers:refuses: calling it with the run failed: PermissionError: no key ("
     )
+    assert line.endswith("trackers.py, line 42)")
+    assert not (folder / "logs" / "x").exists()
 
 
 @pytest.mark.parametrize(
@@ -130,10 +138,12 @@ def test_one_that_cannot_be_made_ends_the_run_on_all_processes(folder):
     ],
 )
 def test_bad_input_is_a_line_and_creates_nothing(name, message, folder):
-    result = run(*SETTINGS, "--track", name, cwd=folder)
-    assert result.exit_code == 2, result.output
-    assert message in result.stderr
-    assert not (folder / "logs").exists()
+    for dry in ([], ["--dry_run"]):
+        result = run(*SETTINGS, *dry, "--track", name, cwd=folder)
+        assert result.exit_code == 2, result.output
+        assert message in result.stderr
+        assert result.stdout == ""
+        assert not (folder / "logs").exists()
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("mlflow"), reason="mlflow is not installed")

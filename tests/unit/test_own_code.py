@@ -1,8 +1,10 @@
 """A user's own code, named as module:factory."""
 
+import json
 import sys
 
 import pytest
+import torch
 
 from compsgd.workers.failures import UsageError
 from compsgd.workers.own_code import call, find_factory, is_own, told
@@ -68,11 +70,30 @@ def test_what_cannot_be_found_is_a_line(name, message, folder):
 def test_what_a_factory_raises_is_a_line(folder):
     factory = find_factory("--dataset", "own_module:fails")
     with pytest.raises(UsageError) as raised:
-        call("--dataset", "own_module:fails", factory, folder)
+        call("--dataset", "own_module:fails", factory, folder, "--dataset_root")
     assert raised.value.format_message() == (
-        "--dataset own_module:fails: calling it failed: ValueError: no good "
+        "--dataset own_module:fails: calling it with --dataset_root failed: ValueError: no good "
         f"({folder / 'own_module.py'}, line 8)"
     )
+
+
+def test_a_factory_without_an_argument_is_told_what_it_is_called_with():
+    with pytest.raises(UsageError) as raised:
+        call("--model", "m:f", lambda: None, None, "the format of the data")
+    message = raised.value.format_message()
+    assert message.startswith("--model m:f: calling it with the format of the data failed: Type")
+    assert message.endswith("takes 0 positional arguments but 1 was given")
+
+
+def test_where_it_was_raised_is_a_line_of_the_users_own():
+    """Not of what that calls: here of json and of torch."""
+    with pytest.raises(json.JSONDecodeError) as raised:
+        exec(compile("import json\njson.loads('[')", "/home/me/own.py", "exec"), {})
+    assert told(raised.value).endswith("(/home/me/own.py, line 2)")
+    model = torch.nn.Linear(2, 3)
+    with pytest.raises(RuntimeError) as raised:
+        exec(compile("\n\nmodel(one)", "own.py", "exec"), {"model": model, "one": torch.ones(1)})
+    assert told(raised.value).endswith("(own.py, line 3)")
 
 
 def test_an_exception_without_words():

@@ -15,7 +15,7 @@ from compsgd.files import atomic_write
 from compsgd.workers.bench.measurements import MEMORIES, CodecCase, measure_codec, measure_round
 from compsgd.workers.bench.timing import machine
 from compsgd.workers.commands.path_option import PathOption
-from compsgd.workers.commands.spreading import SpreadingCommand, normalise
+from compsgd.workers.commands.spreading import IntegerRange, SpreadingCommand, normalise
 from compsgd.workers.failures import UsageError
 from compsgd.workers.report.tables import format_table
 
@@ -36,13 +36,13 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     for declare in (
         click.option("--json", "json_path", type=_PATH, default=None,
                      help="Also write the figures here."),
-        click.option("--repeats", type=click.IntRange(min=1), default=9, show_default=True,
+        click.option("--repeats", type=IntegerRange(min=1), default=9, show_default=True,
                      help="Times each action is timed; the median counts."),
-        click.option("--threads", type=click.IntRange(1, 4096), default=1, show_default=True,
+        click.option("--threads", type=IntegerRange(1, 4096), default=1, show_default=True,
                      help="Threads."),
         _several("--compile", click.Choice(("on", "native", "off")), ["on"],
                  "Compiled or eager; or both, as in --compile on off."),
-        _several("--num_bits", click.IntRange(1, 8), [1, 3, 8], "Bits of a level."),
+        _several("--num_bits", IntegerRange(1, 8), [1, 3, 8], "Bits of a level."),
     ):  # fmt: skip
         declare(command)
     return command
@@ -54,7 +54,7 @@ def bench() -> None:
 
 
 @bench.command(cls=SpreadingCommand, context_settings=_SETTINGS)
-@_several("--sizes", click.IntRange(min=1), [10**5, 10**6, 10**7, 10**8], "Elements.")
+@_several("--sizes", IntegerRange(min=1), [10**5, 10**6, 10**7, 10**8], "Elements.")
 @_common
 @_several("--binning", click.Choice(BINNINGS), list(BINNINGS), "Bins of the levels.")
 @_several(
@@ -69,7 +69,7 @@ def bench() -> None:
     ["range"],
     "What a worker keeps: its range alone, or with momentum, error feedback, or both.",
 )
-@_several("--voters", click.IntRange(min=1), [4, 16], "Ballots to vote on.")
+@_several("--voters", IntegerRange(min=1), [4, 16], "Ballots to vote on.")
 @click.option(
     "--picture", type=_PATH, default=None, help="Draw the figures here: .png, .pdf or .svg."
 )
@@ -107,9 +107,9 @@ def codec(picture: Path | None, **values: Any) -> None:
 
 
 @bench.command(cls=SpreadingCommand, context_settings=_SETTINGS)
-@_several("--sizes", click.IntRange(min=1), [10**5, 10**6, 10**7], "Elements.")
+@_several("--sizes", IntegerRange(min=1), [10**5, 10**6, 10**7], "Elements.")
 @_common
-@_several("--num_workers", click.IntRange(min=1), [4], "Workers, all in this process.")
+@_several("--num_workers", IntegerRange(min=1), [4], "Workers, all in this process.")
 def step(**values: Any) -> None:
     """Whole rounds of N workers in one process: their ballots, the vote, the update.
 

@@ -6,7 +6,12 @@ import click
 
 from compsgd.comm.traffic.cost import StepCost, ring_all_reduce
 from compsgd.optim.optimizers import OPTIMIZERS
-from compsgd.workers.commands.spreading import SpreadingCommand, flag_option, normalise
+from compsgd.workers.commands.spreading import (
+    IntegerRange,
+    SpreadingCommand,
+    flag_option,
+    normalise,
+)
 from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.train.models import IMAGE_MODELS, build_model
@@ -24,7 +29,8 @@ _EXCHANGES = ("both", "all_gather", "scatter_reduce")
     type=click.Choice(IMAGE_MODELS),
     default="vanilla_cnn",
     show_default=True,
-    help="Whose parameters are counted; of gpt they depend on the text: --num_parameters.",
+    help="Whose parameters are counted; of gpt they depend on the text: --num_parameters. Of a "
+    "model of your own `compsgd train --dry_run` says it.",
 )
 @click.option(
     "--dataset",
@@ -35,7 +41,7 @@ _EXCHANGES = ("both", "all_gather", "scatter_reduce")
 )
 @click.option(
     "--num_parameters",
-    type=click.IntRange(min=1),
+    type=IntegerRange(min=1),
     default=None,
     help="So many elements in one tensor, instead of a model.",
 )
@@ -47,12 +53,12 @@ _EXCHANGES = ("both", "all_gather", "scatter_reduce")
     help="sign_sgd sends one bit; compressed_sgd collects sums.",
 )
 @click.option(
-    "--num_bits", type=click.IntRange(1, 8), default=3, show_default=True, help="Bits of a level."
+    "--num_bits", type=IntegerRange(1, 8), default=3, show_default=True, help="Bits of a level."
 )
 @flag_option("--rand_zero", default=True, help="False keeps zeros.")
 @click.option(
     "--num_workers",
-    type=click.IntRange(min=1),
+    type=IntegerRange(min=1),
     multiple=True,
     default=[2, 4, 8, 16, 32],
     show_default=True,

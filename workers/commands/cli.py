@@ -72,10 +72,11 @@ def _run_in_process(options: Options) -> None:
 def _forecast(options: Options, rank_info: RankInfo) -> None:
     options.check(rank_info)
     if rank_info.rank == 0:
+        found = forecast(options)
         rows = [(f"--{name}", str(value)) for name, value in options.as_dict().items()]
-        click.echo(format_table(("option", "value"), rows))
+        click.echo(format_table(("of a run", ""), found))
         click.echo()
-        click.echo(format_table(("of a run", ""), forecast(options)))
+        click.echo(format_table(("option", "value"), rows))
 
 
 def _train(options: Options, rank_info: RankInfo) -> None:

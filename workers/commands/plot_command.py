@@ -10,7 +10,7 @@ import numpy as np
 from compsgd.errors import CompsgdError
 from compsgd.history import Histories, read_histories
 from compsgd.workers.commands.path_option import PathOption
-from compsgd.workers.commands.spreading import SpreadingCommand, normalise
+from compsgd.workers.commands.spreading import IntegerRange, SpreadingCommand, normalise
 from compsgd.workers.failures import UsageError
 from compsgd.workers.report.tables import format_table
 
@@ -197,7 +197,7 @@ _LINE_OPTIONS = [
     click.option("--x", type=click.Choice(_X_AXES), default="steps", show_default=True),
     click.option("--x_label", default=None, help="In place of the usual."),
     click.option("--y_label", default=None, help="In place of the usual."),
-    click.option("--steps_between", type=click.IntRange(min=1), default=None,
+    click.option("--steps_between", type=IntegerRange(min=1), default=None,
                  help="Between two values of batch metrics, where a file does not say."),
 ]  # fmt: skip
 

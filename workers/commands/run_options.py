@@ -16,7 +16,7 @@ from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.settings import Choice, Flag, Integer, Name, VoteSettings, setting_field
 from compsgd.workers.commands.config_file import take_options
 from compsgd.workers.commands.path_option import PathOption
-from compsgd.workers.commands.spreading import HeadedOption, flag_option
+from compsgd.workers.commands.spreading import HeadedOption, IntegerRange, flag_option
 from compsgd.workers.data.datasets import DATASETS
 from compsgd.workers.options import (
     ATTACKS,
@@ -125,7 +125,7 @@ def _type(setting: str, option: str | None = None) -> Any:
     """What values a setting takes; an option of another name may take the same."""
     kind = setting_field(setting).metadata["kind"]
     if isinstance(kind, Integer):
-        return click.IntRange(kind.at_least, kind.at_most)
+        return IntegerRange(kind.at_least, kind.at_most)
     if isinstance(kind, Name):
         return click.Choice(tuple(_REGISTRIES[setting]))
     if isinstance(kind, Choice):
@@ -161,13 +161,13 @@ _DATA = [
             help="Where torchvision's files are, or those of folder; of text a UTF-8 file, or a "
             "folder whose *.txt are read, its validation.txt being held out."),
     flag_option("--download", default=True, help="Download what is missing; verify and unpack it."),
-    _option("--image_size", type=click.IntRange(min=1), default=None,
+    _option("--image_size", type=IntegerRange(min=1), default=None,
             show_default="as they are, all alike",
             help="Height and width that the images of folder are scaled and cut to."),
-    _option("--context", type=click.IntRange(min=1), default=64,
+    _option("--context", type=IntegerRange(min=1), default=64,
             help="Tokens of a sequence, for text."),
-    _option("--batch_size", type=click.IntRange(min=1), default=64,
-            help="Images per worker, or sequences of text."),
+    _option("--batch_size", type=IntegerRange(min=1), default=64,
+            help="Images per worker, or sequences of text; the last of an epoch is what is left."),
     flag_option("--shuffle", default=True, help="Reshuffle each epoch."),
 ]  # fmt: skip
 
@@ -182,10 +182,10 @@ _MODEL = [
 _TRAINING = [
     _option("--optimizer", type=click.Choice(tuple(OPTIMIZERS)), default="compressed_sgd_vote",
             help="How gradients become an update."),
-    _option("--epochs", type=click.IntRange(min=1), default=None,
+    _option("--epochs", type=IntegerRange(min=1), default=None,
             show_default=f"{_DEFAULT_EPOCHS}, or what --steps makes",
             help="Passes over the data."),
-    _option("--steps", type=click.IntRange(min=1), default=None, show_default="--epochs",
+    _option("--steps", type=IntegerRange(min=1), default=None, show_default="--epochs",
             help="Rounds after which the run ends, even inside an epoch; instead of --epochs."),
     _option("--lr", type=Checked(check_lr), multiple=True, **_by_optimizer("lr"),
             help="Learning rates, as in --lr 0.003 0.001. A level moves a weight by this much."),
@@ -194,8 +194,9 @@ _TRAINING = [
             "end of the run, on a line or half a cosine."),
     _option("--warmup", type=Checked(check_warmup), **_by_optimizer("warmup"),
             help="Rounds in which the learning rate rises to --lr; below 1 a share of all rounds."),
-    _option("--accumulate", type=click.IntRange(min=1), default=1,
-            help="So many batches of a worker, one after another, make its gradient of a round."),
+    _option("--accumulate", type=IntegerRange(min=1), default=1,
+            help="So many batches of a worker, one after another, make its gradient of a round; in "
+            "the last round of an epoch fewer, if no more are left."),
     _option("--amp", type=click.Choice(PRECISIONS), default="off",
             help="Mixed precision of the forward pass, by torch.autocast; with fp16 every worker "
             "has a loss scale."),
@@ -233,7 +234,7 @@ _COMPRESSION = [
 ]  # fmt: skip
 
 _COMMUNICATION = [
-    _option("--num_workers", type=click.IntRange(min=1), default=None,
+    _option("--num_workers", type=IntegerRange(min=1), default=None,
             show_default=f"{_DEFAULT_NUM_WORKERS}; under torchrun the number of processes",
             help="Workers; under torchrun a multiple of the processes."),
     _setting("exchange"),
@@ -255,17 +256,17 @@ _RESULTS = [
     flag_option("--overwrite", default=False, help="Replace an existing experiment of this name."),
     flag_option("--resume", default=False,
           help="Go on from the checkpoint of this experiment, with any number of processes."),
-    _option("--checkpoint_every", type=click.IntRange(min=0), default=0,
+    _option("--checkpoint_every", type=IntegerRange(min=0), default=0,
             help="Rounds between checkpoints; 0 for none but those after every epoch and on "
             "SIGINT or SIGTERM."),
-    _option("--evaluate_every", type=click.IntRange(min=0), default=0,
+    _option("--evaluate_every", type=IntegerRange(min=0), default=0,
             help="Rounds between evaluations on the test set, with one more at the end; 0 for one "
             "after every epoch."),
     _option("--batchwise_evaluation", type=int, default=0,
             help="After every worker has received this many batches, evaluate on the entire "
             "training set; 0 or less disables."),
     _setting("count_usages"),
-    _option("--diagnose", type=click.IntRange(min=0), default=0,
+    _option("--diagnose", type=IntegerRange(min=0), default=0,
             help="Every so many rounds, record how far the workers agree and how far the vote "
             "points from the true mean gradient; 0 for never. Not for sgd and adamw, which have no "
             "ballots."),
@@ -284,7 +285,7 @@ _ROBUSTNESS = [
     _setting("verify_fraction"),
     flag_option("--verify_bytes", default=False,
           help="Read the kernel's own counters around the run and compare them with the ledger."),
-    _option("--adversaries", type=click.IntRange(min=0), default=0,
+    _option("--adversaries", type=IntegerRange(min=0), default=0,
             help="How many workers, the last ones, attack the others."),
     _option("--attack", type=click.Choice(ATTACKS), default="flip",
             help="What they send: the negative of their gradient, a random one, one that is 1 "

@@ -19,6 +19,12 @@ class HeadedOption(click.Option):
     heading = "Options"
 
 
+class IntegerRange(click.IntRange):
+    """Integers between bounds; a word that is no number is none because of the bounds."""
+
+    name = "integer"
+
+
 def flag_option(*names: str, default: bool, help: str) -> Callable[[_Declared], _Declared]:
     """A true/false option: it takes a value, and bare it means true."""
     return click.option(

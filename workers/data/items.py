@@ -139,7 +139,7 @@ def load_own(name: str, root: Path) -> Dataset:
     Raises:
         UsageError: there is no such factory, it fails, or it returns something else.
     """
-    returned = call("--dataset", name, find_factory("--dataset", name), root)
+    returned = call("--dataset", name, find_factory("--dataset", name), root, "--dataset_root")
     if not isinstance(returned, (tuple, list)) or len(returned) not in (2, 3):
         raise UsageError(
             f"--dataset {name} returns a {type(returned).__name__}; it must return (train, test), "

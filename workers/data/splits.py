@@ -50,6 +50,9 @@ class ImageFormat:
     shape: tuple[int, int, int]
     num_classes: int
 
+    def __str__(self) -> str:
+        return f"images of shape {self.shape} in {self.num_classes} classes"
+
 
 @dataclass(frozen=True)
 class ItemFormat:
@@ -63,6 +66,9 @@ class ItemFormat:
     shape: tuple[int, ...]
     num_classes: int
 
+    def __str__(self) -> str:
+        return f"inputs of shape {self.shape} in {self.num_classes} classes"
+
 
 @dataclass(frozen=True)
 class TextFormat:
@@ -75,6 +81,9 @@ class TextFormat:
 
     vocabulary: str
     context: int
+
+    def __str__(self) -> str:
+        return f"text of {len(self.vocabulary)} characters, in sequences of {self.context}"
 
 
 Format = ImageFormat | ItemFormat | TextFormat

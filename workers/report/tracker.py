@@ -15,6 +15,7 @@ from compsgd.workers.train.scores import Score
 log = logging.getLogger("compsgd")
 
 OPTION = "--track"
+FOLDER = "tracker"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class TrackedRun:
         lr: the cell's largest learning rate.
         range_decay: the cell's; 1.0 of optimizers without a range.
         options: all of them, by the names of the command line.
-        folder: the experiment's.
+        folder: for what it writes; the cell's own, in the experiment's. A run that is resumed
+            finds it again, and --overwrite empties it.
     """
 
     experiment: str
@@ -51,13 +53,16 @@ class Tracker:
             name: module:factory.
 
         Raises:
-            RunError: the factory raises; the cell has not begun.
+            RunError: the factory raises, or there can be no folder; the cell has not begun.
         """
         self._name = name
         try:
+            run.folder.mkdir(parents=True, exist_ok=True)
             self._tracker = factory(run)
         except Exception as error:
-            raise RunError(f"{OPTION} {name}: calling it failed: {told(error)}") from error
+            raise RunError(
+                f"{OPTION} {name}: calling it with the run failed: {told(error)}"
+            ) from error
 
     def __enter__(self) -> "Tracker":
         return self

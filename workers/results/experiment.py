@@ -25,6 +25,7 @@ from compsgd.workers.options import Options
 from compsgd.workers.report.progress import cell_file_name, cell_name
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.report.tensorboard import FOLDER as TENSORBOARD
+from compsgd.workers.report.tracker import FOLDER as TRACKER
 from compsgd.workers.results.digests import versions, weights_sha256
 from compsgd.workers.results.formats import CONFIG, read_checked, result_format
 from compsgd.workers.results.metrics_file import write_metrics
@@ -73,12 +74,8 @@ class Experiment:
             raise UsageError(
                 f"the experiment {self.path} exists; choose another --exp_name or --overwrite true"
             )
-        if self.path.exists() and not _is_experiment(self.path):
-            raise UsageError(
-                f"{self.path} is no experiment of compsgd, or holds other files too; it is not "
-                "overwritten"
-            )
         if self.path.exists():
+            self._refuse_foreign("overwritten")
             self._writer.take()
         nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -97,16 +94,17 @@ class Experiment:
         that another run is writing to."""
         if not self.path.exists():
             raise UsageError(f"there is no experiment {self.path} to --resume")
-        if not _is_experiment(self.path):
-            reason = _why_not_own(self.path / _CONFIG)
-            raise UsageError(
-                f"{self.path} is no experiment of compsgd, or holds other files too; it is not "
-                f"resumed{reason}"
-            )
+        self._refuse_foreign("resumed")
         self._writer.take()
         then = self._options_then()
         if then is not None:
             check_unchanged(self._options.lasting(), then, self.path)
+
+    def _refuse_foreign(self, done: str) -> None:
+        """Raises UsageError if anybody but us has put anything into the folder."""
+        reason = _why_foreign(self.path)
+        if reason:
+            raise UsageError(f"{self.path} {reason}; it is not {done}")
 
     def _options_then(self) -> dict[str, str] | None:
         """The lasting options that config.json has; None where it was not written yet."""
@@ -184,6 +182,12 @@ class Experiment:
             raise UsageError(
                 f"--log_dir {self._options.log_dir}: cannot create {self.path}: {error.strerror}"
             ) from error
+
+    def discard(self) -> None:
+        """Takes the folder away again, of a run that has not begun."""
+        begun = (self.path / name for name in (_HISTORIES, FOLDER))
+        if not any(one.exists() for one in begun):
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def _write_config(self, environment: dict[str, Any]) -> None:
         options = {
@@ -322,17 +326,22 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _is_experiment(path: Path) -> bool:
-    """Whether we made this folder, and nothing but us has put anything into it."""
+def _why_foreign(path: Path) -> str:
+    """Why a folder is not what our runs leave, and nothing else; empty where it is."""
+    if not path.is_dir():
+        return "is no folder"
     own = {
-        _CONFIG, _HISTORIES, _METRICS, _RESULT, _WEIGHTS, FOLDER, TENSORBOARD, LOCK,
+        _CONFIG, _HISTORIES, _METRICS, _RESULT, _WEIGHTS, FOLDER, TENSORBOARD, TRACKER, LOCK,
         *_plot_names(),
     }  # fmt: skip
-    return (
-        path.is_dir()
-        and {entry.name for entry in path.iterdir() if not _is_left_over(entry, own)} <= own
-        and (_is_own_config(path / _CONFIG) or _is_empty(path, own))
-    )
+    names = {entry.name for entry in path.iterdir() if not _is_left_over(entry, own)}
+    others = sorted(names - own)
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        return f"holds {others[0]}{more}, which is of no experiment of compsgd"
+    if _is_own_config(path / _CONFIG) or _is_empty(path, own):
+        return ""
+    return f"is no experiment of compsgd{_why_not_own(path / _CONFIG)}"
 
 
 def _is_empty(path: Path, own: set[str]) -> bool:
@@ -367,18 +376,18 @@ def _is_own_config(path: Path) -> bool:
 
 
 def _why_not_own(path: Path) -> str:
-    """Of a config.json that cannot be read."""
+    """Of a config.json that is not of ours."""
     try:
         read_json(path)
     except DamagedDataError as error:
         return f" ({error})"
-    except OSError:
-        pass
-    return ""
+    except OSError as error:
+        return f" ({path.name}: {error.strerror})"
+    return f" ({path.name} is of something else)"
 
 
 def _clear(path: Path) -> None:
-    for folder in (FOLDER, TENSORBOARD):
+    for folder in (FOLDER, TENSORBOARD, TRACKER):
         shutil.rmtree(path / folder, ignore_errors=True)
     clear_left_overs(path)
     for weights in (path / _WEIGHTS).glob("*.pt"):

@@ -8,10 +8,13 @@ from torch import nn
 from compsgd.comm import Collectives, Ledger, Purpose, build_exchange
 from compsgd.comm.traffic.cost import ring_all_reduce
 from compsgd.optim.round_optimizer import RoundOptimizer
+from compsgd.startup import announce
 from compsgd.workers.data.datasets import IMAGE_FORMATS, dataset_of
 from compsgd.workers.data.splits import Dataset, Format
 from compsgd.workers.failures import UsageError
 from compsgd.workers.options import Options
+from compsgd.workers.own_code import find_factory
+from compsgd.workers.report.tracker import OPTION as TRACK
 from compsgd.workers.train.duration import Duration
 from compsgd.workers.train.models import check_model, check_output
 from compsgd.workers.train.training import (
@@ -21,7 +24,7 @@ from compsgd.workers.train.training import (
     voted_parameters,
 )
 
-_MEGA = 1e6
+_UNITS = (("MB", 1e6), ("kB", 1e3))
 
 
 def forecast(options: Options) -> list[tuple[str, str]]:
@@ -32,6 +35,9 @@ def forecast(options: Options) -> list[tuple[str, str]]:
         UsageError: options that a run would refuse.
     """
     check_model(options.model, options.dataset)
+    if options.track is not None:
+        find_factory(TRACK, options.track)
+    announce(f"loading {options.dataset}")
     dataset, format = _data(options)
     model = initial_model(options, format)
     if dataset is not None:
@@ -44,10 +50,10 @@ def forecast(options: Options) -> list[tuple[str, str]]:
     return [
         ("parameters", f"{numel:,}, of which {num_voted:,} are compressed"),
         *_length(options, dataset),
-        ("bytes a worker sends in a step", f"{sent_bytes:,}"),
-        ("float32 ring all-reduce", f"{ring_bytes:,}"),
+        ("bytes/worker/step", f"{sent_bytes:,}"),
+        ("of a float32 ring all-reduce", f"{ring_bytes:,}"),
         ("compression", f"{ring_bytes / sent_bytes:.2f}x" if sent_bytes else "-"),
-        ("weights and gradients", f"{_megabytes(8 * numel)} a process"),
+        ("weights and gradients", f"{_size(8 * numel)} a process"),
         ("optimizer", _memory_of(optimizer, options.num_workers)),
     ]
 
@@ -92,8 +98,8 @@ def _memory_of(optimizer: RoundOptimizer, num_workers: int) -> str:
     for state in optimizer.state.values():
         for name, value in state.items():
             sizes["." in name] += _size_bytes(value)
-    by_worker = _megabytes(sizes[True] // num_workers)
-    return f"{_megabytes(sizes[False])} a process, and {by_worker} for each worker that it hosts"
+    by_worker = _size(sizes[True] // num_workers)
+    return f"{_size(sizes[False])} a process, and {by_worker} for each worker that it hosts"
 
 
 def _size_bytes(value: Any) -> int:
@@ -101,5 +107,8 @@ def _size_bytes(value: Any) -> int:
     return value.numel() * value.element_size() if is_tensor else 0
 
 
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / _MEGA:,.1f} MB"
+def _size(num_bytes: int) -> str:
+    for name, unit in _UNITS:
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:,.1f} {name}"
+    return f"{num_bytes} bytes"

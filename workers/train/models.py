@@ -106,11 +106,14 @@ def build_model(
     if name not in _OF_IMAGES and isinstance(format, TextFormat):
         return GPT(format, SIZES[size], tie_embeddings)
     kind = "images (channels, height, width)" if name in _OF_IMAGES else "--dataset text or stdlib"
-    raise UsageError(f"--model {name} is made for {kind}; this data set is {format}")
+    raise UsageError(
+        f"--model {name} is made for {kind}; this data set has {format}: MODULE:FACTORY makes a "
+        "model of your own"
+    )
 
 
 def _own_model(name: str, format: Format) -> nn.Module:
-    model = call("--model", name, find_factory("--model", name), format)
+    model = call("--model", name, find_factory("--model", name), format, "the format of the data")
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"--model {name} returns a {type(model).__name__}; it must return a torch.nn.Module"
@@ -131,7 +134,8 @@ def check_output(name: str, model: nn.Module, dataset: Dataset) -> None:
     if not is_own(name):
         return
     inputs, labels = dataset.train.batch(torch.arange(min(2, len(dataset.train))), _CPU)
-    logits = call("--model", name, model.eval(), inputs)
+    words = f"inputs of shape {tuple(inputs.shape)}"
+    logits = call("--model", name, model.eval(), inputs, words)
     num_classes = _num_classes(dataset.format)
     expected = (*labels.shape, num_classes)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:

@@ -43,6 +43,7 @@ from compsgd.workers.report.progress import (
 )
 from compsgd.workers.report.tensorboard import FOLDER as TENSORBOARD
 from compsgd.workers.report.tensorboard import TensorBoard
+from compsgd.workers.report.tracker import FOLDER as TRACKER
 from compsgd.workers.report.tracker import OPTION as TRACK
 from compsgd.workers.report.tracker import TrackedRun, Tracker
 from compsgd.workers.results.digests import shapes_sha256, versions, weights_sha256
@@ -316,8 +317,13 @@ class _Run:
         assert name is not None, "it is wanted"
         path = self._experiment.path
         shown_name = cell_name(cell, self._options.has_range)
-        run = TrackedRun(path.name, shown_name, *cell, self._options.as_dict(), path)
-        return Tracker(name, find_factory(TRACK, name), run)
+        folder = path / TRACKER / cell_file_name(cell)
+        run = TrackedRun(path.name, shown_name, *cell, self._options.as_dict(), folder)
+        try:
+            return Tracker(name, find_factory(TRACK, name), run)
+        except RunError:
+            self._experiment.discard()
+            raise
 
 
 def _launcher() -> str:
