@@ -9,7 +9,7 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=4
 #SBATCH --time=01:00:00
-# A minute before the time is up all processes write a checkpoint; the same job with --resume goes on.
+# A minute before the time is up all processes write a checkpoint, from which a requeued job goes on.
 #SBATCH --signal=TERM@60
 
 set -euo pipefail
@@ -17,6 +17,8 @@ set -euo pipefail
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # Two jobs on one machine must not meet.
 port=${PORT:-$((20000 + SLURM_JOB_ID % 10000))}
+
+(("${SLURM_RESTART_COUNT:-0}" > 0)) && set -- "$@" --resume
 
 # Slurm sets SLURM_NODEID in each task, so it is expanded there.
 exec srun --kill-on-bad-exit=1 bash -c '

@@ -146,8 +146,19 @@ def test_bad_input_is_a_line_and_creates_nothing(name, message, folder):
         assert not (folder / "logs").exists()
 
 
+def test_the_pages_example_of_a_csv_file(folder):
+    (folder / "trackers.py").write_text(python_blocks(ROOT / "docs" / "tracking.md")[1])
+    result = run(*SETTINGS, "--track", "trackers:Curve", cwd=folder)
+    assert result.exit_code == 0, result.output
+    (curve,) = folder.glob("logs/x/tracker/*/curve.csv")
+    rows = [line.split(",") for line in curve.read_text().splitlines()]
+    assert [row[0] for row in rows] == [str(ROUNDS), str(2 * ROUNDS)]
+    (cell,) = json.loads((folder / "logs" / "x" / "result.json").read_text())["cells"]
+    assert float(rows[-1][2]) == cell["test_acc"]
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("mlflow"), reason="mlflow is not installed")
-def test_the_pages_example(folder):
+def test_the_pages_example_with_mlflow(folder):
     code = python_blocks(ROOT / "docs" / "tracking.md")[0]
     (folder / "my_tracking.py").write_text(code)
     files = ["MLFLOW_ALLOW_FILE_STORE=true", "MLFLOW_TRACKING_URI=./mlruns"]

@@ -83,22 +83,38 @@ for pid in "${pids[@]}"; do wait "$pid" || exit 1; done
 """
 
 
-def test_the_script_for_slurm(alone, tmp_path):
-    """With stand-ins for what is Slurm's, on this machine."""
-    stand_ins = {"srun": SRUN, "scontrol": "#!/bin/bash\necho 127.0.0.1\n"}
-    for name, text in stand_ins.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    torchrun = tmp_path / "torchrun"
-    torchrun.write_text(f'#!/bin/bash\nexec {sys.executable} -m torch.distributed.run "$@"\n')
-    torchrun.chmod(0o755)
-    found = subprocess.run(
-        [ROOT / "scripts" / "examples" / "slurm.sh", *TRAINING, "--log_dir", tmp_path],
-        capture_output=True, text=True, timeout=120, cwd=ROOT, check=False,
-        env=os.environ | {
-            "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12345",
-            "SLURM_JOB_NODELIST": "n[0-1]", "PROCESSES": "2", "GLOO_SOCKET_IFNAME": "lo",
-        },
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
+@pytest.fixture
+def slurm(tmp_path):
+    """Runs the script with stand-ins for what is Slurm's, and for torchrun; all on this machine."""
+
+    def run(torchrun, *options, **variables):
+        stand_ins = {"srun": SRUN, "scontrol": "#!/bin/bash\necho 127.0.0.1\n"}
+        for name, text in (stand_ins | {"torchrun": f"#!/bin/bash\n{torchrun}\n"}).items():
+            (tmp_path / name).write_text(text)
+            (tmp_path / name).chmod(0o755)
+        found = subprocess.run(
+            [ROOT / "scripts" / "examples" / "slurm.sh", *options],
+            capture_output=True, text=True, timeout=120, cwd=ROOT, check=False,
+            env=os.environ | variables | {
+                "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12345",
+                "SLURM_JOB_NODELIST": "n[0-1]", "PROCESSES": "2", "GLOO_SOCKET_IFNAME": "lo",
+            },
+        )  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        return found.stdout
+
+    return run
+
+
+def test_the_script_for_slurm(slurm, alone, tmp_path):
+    torchrun = f'exec {sys.executable} -m torch.distributed.run "$@"'
+    slurm(torchrun, *TRAINING, "--log_dir", str(tmp_path))
     assert digest_in(tmp_path / "slurm_12345") == alone
+
+
+@pytest.mark.parametrize("num_restarts", ["0", "1"])
+def test_a_job_that_slurm_starts_again_goes_on(num_restarts, slurm):
+    lines = slurm('echo "$@"', "--dataset", "MNIST", SLURM_RESTART_COUNT=num_restarts).splitlines()
+    assert len(lines) == 2
+    more = " --resume" * int(num_restarts)
+    assert all(line.endswith(f"--exp_name slurm_12345 --dataset MNIST{more}") for line in lines)

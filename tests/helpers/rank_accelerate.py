@@ -14,10 +14,13 @@ if __name__ == "__main__":
     labels = (images.sum(1) > 0).long()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, betas=(0.0, 0.99))
     loader = DataLoader(TensorDataset(images, labels), 32)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    state = register_vote_hook(model, scale="mean_abs", compile="off")
+    state = register_vote_hook(
+        model, optimizer=optimizer, num_bits=3, scale="mean_abs", momentum=0.9, decay_min=0.99,
+        decay_max=0.99, exempt_1d=True,
+    )  # fmt: skip
     for _ in range(3):
         for inputs, targets in loader:
             optimizer.zero_grad()

@@ -26,7 +26,7 @@ class Module(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=0.01)
+        return torch.optim.AdamW(self.parameters(), lr=0.01, betas=(0.0, 0.99))
 
 
 class Strategy(DDPStrategy):
@@ -41,7 +41,10 @@ if __name__ == "__main__":
     images = torch.randn(512, 8, generator=torch.Generator().manual_seed(1))
     labels = (images.sum(1) > 0).long()
     module = Module()
-    state = VoteState(params=module.parameters(), scale="mean_abs", compile="off")
+    state = VoteState(
+        params=module.parameters(), num_bits=3, scale="mean_abs", momentum=0.9, decay_min=0.99,
+        decay_max=0.99, exempt_1d=True,
+    )  # fmt: skip
     strategy = Strategy(ddp_comm_state=state, ddp_comm_hook=vote_hook)
     trainer = lightning.Trainer(
         accelerator="cpu", devices=2, max_epochs=3, logger=False, enable_checkpointing=False,
