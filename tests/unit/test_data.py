@@ -1,12 +1,29 @@
 """Data sets and the plan of batches."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from sklearn import datasets
+from sklearn.model_selection import train_test_split
 
 from compsgd.workers.data.datasets import IMAGE_FORMATS, BatchPlan, load_dataset
 from compsgd.workers.data.splits import ImageFormat
 from compsgd.workers.failures import UsageError
 from compsgd.workers.train.models import IMAGE_MODELS, build_model, check_model
+
+
+def test_digits_are_those_of_scikit_learn():
+    digits = load_dataset("digits", Path(), download=False)
+    source = datasets.load_digits()
+    found = train_test_split(
+        source.images, source.target, test_size=0.2, random_state=0, stratify=source.target
+    )
+    for ours, theirs in zip(
+        (digits.train.images[:, 0], digits.test.images[:, 0],
+         digits.train.labels, digits.test.labels), found, strict=True,
+    ):  # fmt: skip
+        assert (ours.numpy() == theirs).all()
 
 
 def test_digits_are_split_once_and_for_all(tmp_path):

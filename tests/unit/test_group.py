@@ -9,7 +9,7 @@ import pytest
 
 from compsgd.workers.commands.group import compsgd
 
-SLOW_TO_IMPORT = ("torch", "numpy", "matplotlib", "sklearn", "numba")
+SLOW_TO_IMPORT = ("torch", "numpy", "matplotlib", "numba")
 LISTED = f"""
 import sys
 from compsgd.workers.commands.group import compsgd

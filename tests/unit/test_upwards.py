@@ -9,7 +9,7 @@ import torch
 
 import compsgd
 
-HEAVY = ("numba", "matplotlib", "torchvision", "sklearn", "click", "tensorboard")
+HEAVY = ("numba", "matplotlib", "torchvision", "click", "tensorboard")
 ABOVE = ("compsgd.comm", "compsgd.workers", "compsgd.plots")
 
 LOADED = f"""

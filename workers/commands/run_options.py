@@ -154,7 +154,7 @@ _START = [
 
 _DATA = [
     _option("--dataset", type=NameOrOwn(DATASETS), default="digits",
-            help="digits comes with scikit-learn; folder holds images in train/CLASS and "
+            help="digits comes with compsgd; folder holds images in train/CLASS and "
             "test/CLASS, text is yours, stdlib the source of Python's own standard library; "
             "MODULE:FACTORY makes your own; the others are torchvision's."),
     _option("--dataset_root", type=PathOption(), default=Path("data"),
