@@ -1,12 +1,14 @@
 """Where tests find the reference vectors and the real data sets."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from figures_of_runs import draw_nothing, drawing
 from shared_files import HISTORIES, data_folder
 from silence import state_of_log
 
@@ -25,14 +27,17 @@ def _log_stays_as_it_was() -> Iterator[None]:
     assert state_of_log() == before, "what sets up the log has to restore it; see silent_log()"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _runs_draw_nothing() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _runs_draw_nothing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six figures take longer than a short run. Fixtures of a module draw theirs, as do tests that
-    are marked."""
-    if "figures" not in request.keywords:
-        monkeypatch.setattr(
-            "compsgd.workers.results.experiment.Experiment._draw", lambda self: None
-        )
+def _unless_they_should(request: pytest.FixtureRequest) -> Iterator[None]:
+    with drawing() if "figures" in request.keywords else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

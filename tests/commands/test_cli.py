@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
+from figures_of_runs import drawing
 from processes import ROOT, run_command
 from stopping import outcome
 
@@ -306,10 +307,12 @@ def test_both_spellings_and_repetition_mean_the_same():
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs")
-    result = run(
-        *QUICK, "--epochs", "2", "--lr", "0.003", "0.001", "--range_decay", "1.0", "0.5",
-        "--count_usages", "true", "--num_workers", "4", "--log_dir", folder, "--exp_name", "all",
-    )  # fmt: skip
+    with drawing():
+        result = run(
+            *QUICK, "--epochs", "2", "--lr", "0.003", "0.001", "--range_decay", "1.0", "0.5",
+            "--count_usages", "true", "--num_workers", "4", "--log_dir", folder,
+            "--exp_name", "all",
+        )  # fmt: skip
     assert result.exit_code == 0, result.output
     return folder / "all", result.output
 

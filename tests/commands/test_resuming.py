@@ -267,7 +267,7 @@ def test_what_could_not_write_its_config_can_begin_anew(tmp_path):
 
 
 def test_batch_norm_goes_on(tmp_path):
-    args = ["--model", "resnet18", "--batch_size", "600", "--num_workers", "2", "--epochs", "1"]
+    args = ["--model", "batch_normed:model", "--num_workers", "2", "--epochs", "1"]
     assert train(tmp_path / "whole", *args, lrs=["0.001"]).exit_code == 0
     assert_interrupted(train(tmp_path / "parts", *args, lrs=["0.001"], stop_after=1))
     assert train(tmp_path / "parts", *args, "--resume", lrs=["0.001"]).exit_code == 0

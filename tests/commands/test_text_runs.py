@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from command_line import run
+from figures_of_runs import drawing
 from processes import HELPERS, run_ranks
 from stopping import MEASURED, outcome, stopped_after
 
@@ -36,7 +37,8 @@ def train(folder, text, *args):
 @pytest.fixture(scope="module")
 def finished(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs") / "whole"
-    result = train(folder, text)
+    with drawing():
+        result = train(folder, text)
     assert result.exit_code == 0, result.output
     return folder, result.output
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from command_line import run
 from diagnosing import NUM_WORKERS, ROUNDS, cases, expected, findings
+from figures_of_runs import drawing
 from processes import HELPERS, run_ranks
 from silence import silent_log
 from stopping import outcome, stopped_after
@@ -73,7 +74,8 @@ def train(folder, *args, stop_after=None):
 @pytest.fixture(scope="module")
 def diagnosed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs") / "diagnosed"
-    result = train(folder, "--diagnose", "2", "--lr", "0.003", "0.001")
+    with drawing():
+        result = train(folder, "--diagnose", "2", "--lr", "0.003", "0.001")
     assert result.exit_code == 0, result.output
     return folder
 

@@ -23,7 +23,7 @@ for _optimizer, _num_bits, _rand_zero in [
 CASES["exp"] = ["--binning", "exp", "--num_bits", "5", "--count_usages", "true"]
 CASES["all-gather"] = ["--exchange", "all_gather", "--num_bits", "2"]
 CASES["evaluating"] = ["--batchwise_evaluation", "2", "--shuffle", "false", "--lr", "1e-3", "2e-3"]
-CASES["batch-norm"] = ["--model", "resnet18", "--batch_size", "400"]
+CASES["batch-norm"] = ["--model", "batch_normed:model"]
 CASES["original"] = [
     "--model", "mlp", "--momentum", "0", "--lr_schedule", "constant", "--warmup", "0",
     "--range_decay", "1",

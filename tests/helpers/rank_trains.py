@@ -5,9 +5,13 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+from figures_of_runs import draw_nothing
+
 from compsgd.workers.commands.cli import launch
 
 if __name__ == "__main__":
+    draw_nothing(pytest.MonkeyPatch())
     ports = os.environ["STORE_PORTS"].split()
     for options, port in zip(json.loads(Path(sys.argv[1]).read_text()), ports, strict=True):
         # Each run joins a process group anew, and so needs a store that nobody has used.
