@@ -23,6 +23,8 @@ from compsgd.voting.aggregator import LevelAggregator
 from compsgd.workers.options import Options
 
 RANK = 1
+# What a hostile rank prints when it sends something else than it should.
+LIES = "lies"
 # A few rounds are as they should be, so that the run is under way.
 _HONEST_ROUNDS = 3
 _ALL_GATHER, _SCATTER_REDUCE = "all_gather", "scatter_reduce"
@@ -61,8 +63,11 @@ def _ballots(alter: Callable[[Tensor], None]) -> Patch:
             def distribute(exchange: Any, rows: Tensor, format: Any) -> Any:
                 is_of_levels = format is not None and format.ballot.alphabet is not None
                 if is_of_levels and next(calls) >= _HONEST_ROUNDS:
+                    honest = rows
                     rows = rows.clone()
                     alter(rows)
+                    if not torch.equal(rows, honest):
+                        print(LIES, flush=True)
                 return original(exchange, rows, format)
 
             return distribute
@@ -435,11 +440,12 @@ MODES = (
     Mode("ballot: of another worker", _header(8, 0)),
     Mode("ballot: of a worker that there is not", _header(8, 1 << 30)),
     Mode("ballot: of the round before", _replayed()),
-    Mode("ballot: of another number of parameters", _header(16, 3)),
+    Mode("ballot: of another number of parameters", _header(16, 1 << 20)),
     Mode("ballot: names a parameter that there is not", _header(20, 1 << 20)),
     Mode("ballot: not finite, and takes part", _header(20, 0)),
     Mode("ballot: padding of the presence bits", _put(27, 255)),
-    Mode("ballot: padding of the codes", _ballots(_padding)),
+    # The codes of the command's model fill their words.
+    Mode("ballot: padding of the codes", _ballots(_padding), clients=_HOOK),
     Mode("ballot: noise", _ballots(_noise)),
     Mode("ballot: random codes", _ballots(_random_codes)),
     Mode("ballot: all codes 0", _fill(0)),
