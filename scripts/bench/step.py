@@ -30,7 +30,7 @@ import click
 import torch
 import torch.distributed as dist
 import torchvision
-from links import INTERFACE, address, shaped_namespaces
+from netlab import INTERFACE, LabError, Link, network
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -161,10 +161,10 @@ def measure(count: int, link: str | None, settings: dict[str, Any]) -> dict[str,
     if link is None:
         variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         return launch(count, [[]] * count, variables, settings)
-    with shaped_namespaces(count, link) as names:
-        variables = {"MASTER_ADDR": address(0), "MASTER_PORT": port,
+    with network(count, Link(link)) as hosts:
+        variables = {"MASTER_ADDR": hosts[0].address, "MASTER_PORT": port,
                      "GLOO_SOCKET_IFNAME": INTERFACE}  # fmt: skip
-        return launch(count, [["ip", "netns", "exec", name] for name in names], variables, settings)
+        return launch(count, [host.prefix for host in hosts], variables, settings)
 
 
 def report(count: int, link: str | None, **settings: Any) -> None:
@@ -177,8 +177,8 @@ def report(count: int, link: str | None, **settings: Any) -> None:
     """
     try:
         found = measure(count, link, settings)
-    except RuntimeError as error:
-        raise click.ClickException(str(error)) from error
+    except LabError as error:
+        raise click.UsageError(str(error)) from error
     where = f"links of {link}" if link else "loopback"
     images = settings["batch_size"]
     click.echo(f"\n{count} processes, a thread and {images} images each, {where}\n")

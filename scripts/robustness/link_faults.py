@@ -26,7 +26,7 @@ _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parents[1]
 sys.path.insert(0, str(_HERE.parent / "bench"))
 
-from links import INTERFACE, address, outer, run, shaped_namespaces  # noqa: E402
+from netlab import INTERFACE, Host, LabError, Link, network, run  # noqa: E402
 
 from compsgd.workers.report.tables import format_table  # noqa: E402
 
@@ -36,7 +36,7 @@ _TIMEOUT_S = 8
 # From the fault to the end of the last process.
 _LIMIT_S = _TIMEOUT_S + 10
 _OUTAGE_S, _SLOW_S = 5, 20
-_RATE = "1gbit"
+_LINK = Link("1gbit")
 _PATIENCE_S = 300
 _TRAINING = [
     "--model", "mlp", "--epochs", "40", "--batch_size", "16", "--threads", "1", "--compile", "off",
@@ -50,53 +50,53 @@ class Fault:
     Attributes:
         name: for the table.
         victim: the rank whose link it hits.
-        strike: makes it, in the victim's namespace.
+        strike: makes it, on the victim's host.
         heal: takes it back.
         is_survived: whether the run is to go on as if nothing had happened.
     """
 
     name: str
     victim: int
-    strike: Callable[[str, int], None]
-    heal: Callable[[str, int], None]
+    strike: Callable[[Host], None]
+    heal: Callable[[Host], None]
     is_survived: bool = False
 
 
-def _down(name: str, rank: int) -> None:
-    run("ip", "-n", name, "link", "set", INTERFACE, "down")
+def _down(host: Host) -> None:
+    run("ip", "-n", host.namespace, "link", "set", INTERFACE, "down")
 
 
-def _up(name: str, rank: int) -> None:
-    run("ip", "-n", name, "link", "set", INTERFACE, "up")
+def _up(host: Host) -> None:
+    run("ip", "-n", host.namespace, "link", "set", INTERFACE, "up")
 
 
-def _outage(name: str, rank: int) -> None:
-    _down(name, rank)
+def _outage(host: Host) -> None:
+    _down(host)
     time.sleep(_OUTAGE_S)
-    _up(name, rank)
+    _up(host)
 
 
-def _mute(name: str, rank: int) -> None:
+_LOSING = ("root", "bfifo", "limit", "1")
+
+
+def _mute(host: Host) -> None:
     """Nothing leaves any more; everything still arrives."""
-    run("tc", "-n", name, "qdisc", "replace", "dev", INTERFACE, "root", "bfifo", "limit", "1")
+    run("tc", "-n", host.namespace, "qdisc", "replace", "dev", INTERFACE, *_LOSING)
 
 
-def _deafen(name: str, rank: int) -> None:
+def _deafen(host: Host) -> None:
     """Nothing arrives any more; everything still leaves."""
-    run("tc", "qdisc", "replace", "dev", outer(rank), "root", "bfifo", "limit", "1")
+    run("tc", "qdisc", "replace", "dev", host.outer, *_LOSING)
 
 
-def _slow_for_a_while(name: str, rank: int) -> None:
-    shape = ("root", "tbf", "rate", "100kbit", "burst", "16kb", "latency", "50ms")
-    run("tc", "-n", name, "qdisc", "replace", "dev", INTERFACE, *shape)
+def _slow_for_a_while(host: Host) -> None:
+    Link("100kbit").shape(INTERFACE, host.namespace)
     time.sleep(_SLOW_S)
-    _as_before(name, rank)
+    _as_before(host)
 
 
-def _as_before(name: str, rank: int) -> None:
-    shape = ("root", "tbf", "rate", _RATE, "burst", "256kb", "latency", "50ms")
-    run("tc", "-n", name, "qdisc", "replace", "dev", INTERFACE, *shape)
-    run("tc", "qdisc", "replace", "dev", outer(rank), *shape)
+def _as_before(host: Host) -> None:
+    host.shape(_LINK)
 
 
 FAULTS = (
@@ -127,18 +127,18 @@ class Ended:
 
 
 class Machines:
-    """Three namespaces, in which ranks are started."""
+    """Three hosts, on which ranks are started."""
 
-    def __init__(self, names: Sequence[str], folder: Path) -> None:
-        self._names = names
+    def __init__(self, hosts: Sequence[Host], folder: Path) -> None:
+        self._hosts = hosts
         self._folder = folder
         self._port = _PORT
 
     def strike(self, fault: Fault) -> None:
-        fault.strike(self._names[fault.victim], fault.victim)
+        fault.strike(self._hosts[fault.victim])
 
     def heal(self, fault: Fault) -> None:
-        fault.heal(self._names[fault.victim], fault.victim)
+        fault.heal(self._hosts[fault.victim])
 
     @contextlib.contextmanager
     def started(
@@ -151,14 +151,14 @@ class Machines:
             for rank, machine in enumerate(machines):
                 variables = {
                     "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(len(machines)),
-                    "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": address(machines[0]),
+                    "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": self._hosts[machines[0]].address,
                     "MASTER_PORT": str(self._port), "GLOO_SOCKET_IFNAME": INTERFACE,
                     "OMP_NUM_THREADS": "1",
                 }  # fmt: skip
                 with self._log(machine).open("wb") as log:
                     processes.append(
                         subprocess.Popen(
-                            ["ip", "netns", "exec", self._names[machine], sys.executable, *command],
+                            [*self._hosts[machine].prefix, sys.executable, *command],
                             env=os.environ | variables,
                             cwd=_ROOT,
                             stdout=log,
@@ -289,6 +289,15 @@ def _hit(machines: Machines, client: "Training | Hook", fault: Fault, number: in
     return [fault.name, client.name, times, words, after]
 
 
+@contextlib.contextmanager
+def _hosts() -> Iterator[list[Host]]:
+    try:
+        with network(_NUM_RANKS, _LINK) as hosts:
+            yield hosts
+    except LabError as error:
+        raise click.UsageError(str(error)) from error
+
+
 _BAD = ("STILL THERE", "NEVER TRAINED", "OTHER WEIGHTS", "DID NOT", "FAILED", "Traceback")
 
 
@@ -302,8 +311,8 @@ def _is_bad(row: Sequence[str]) -> bool:
 def main(only: str | None, faults: int) -> None:
     """Prints a row for each fault and client."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder, shaped_namespaces(_NUM_RANKS, _RATE) as names:
-        machines = Machines(names, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, _hosts() as hosts:
+        machines = Machines(hosts, Path(folder))
         clients: list[Training | Hook] = []
         if only != "hook":
             clients.append(Training(machines, Path(folder)))

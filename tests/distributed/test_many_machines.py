@@ -2,19 +2,17 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
 
 import pytest
+from networks import INTERFACE, NETLAB, Link, needs_network, network
 from processes import ROOT, finish, run_command, started_command
 
-sys.path.insert(0, str(ROOT / "scripts" / "bench"))
-
-from links import INTERFACE, address, shaped_namespaces
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+TORCHRUN = [
+    sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2",
+]  # fmt: skip
 TRAINING = [
     "--model", "mlp", "--epochs", "1", "--batch_size", "64", "--num_workers", "4", "--threads", "1",
 ]  # fmt: skip
@@ -36,39 +34,31 @@ def digest_in(folder):
     return json.loads((folder / "result.json").read_text())["cells"][0]["weights_sha256"]
 
 
-@pytest.fixture
-def machines():
-    """Names of two namespaces."""
-    if sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("ip"):
-        pytest.skip("network namespaces need Linux, root, and the command ip")
-    try:
-        with shaped_namespaces(2, "1gbit") as names:
-            yield names
-    except RuntimeError as error:
-        pytest.skip(f"no network namespaces here: {error}")
-
-
-RENDEZVOUS = {
-    "static": lambda node: [
-        "--node-rank", str(node), "--master-addr", address(0), "--master-port", "29500",
-    ],
-    "c10d": lambda node: [
-        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{address(0)}:29500", "--rdzv-id", "x",
-        # Namespaces share this machine's host name, by which torchrun tells who is rank 0's.
-        "--local-addr", address(node), "--rdzv-conf", f"is_host={int(node == 0)}",
-    ],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("rendezvous", RENDEZVOUS)
-def test_two_machines_end_as_one_process(rendezvous, machines, alone, tmp_path):
+@needs_network
+def test_two_machines_end_as_one_process(alone, tmp_path):
+    """With torchrun's static rendezvous."""
     options = [*TRAINING, "--log_dir", str(tmp_path), "--exp_name", "x", "--verify_bytes"]
-    with ExitStack() as stack:
+    torchrun = ["--torchrun", "--processes", "2", "--", "launch.py", *options]
+    finished = run_command(*NETLAB, "run", "--hosts", "2", "--rate", "1gbit", *torchrun)
+    assert finished.exit_code == 0, finished.stderr
+    assert digest_in(tmp_path / "x") == alone
+
+
+@needs_network
+def test_two_machines_that_find_their_ranks_themselves(alone, tmp_path):
+    """With torchrun's c10d rendezvous."""
+    options = [*TRAINING, "--log_dir", str(tmp_path), "--exp_name", "x", "--verify_bytes"]
+    with network(2, Link("1gbit")) as hosts, ExitStack() as stack:
         processes = []
-        for node, name in enumerate(machines):
-            inside = ["ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={INTERFACE}"]
-            torchrun = [*TORCHRUN, "--nproc-per-node", "2", *RENDEZVOUS[rendezvous](node)]
-            command = started_command(*inside, *torchrun, "launch.py", *options)
+        for node, host in enumerate(hosts):
+            inside = [*host.prefix, "env", f"GLOO_SOCKET_IFNAME={INTERFACE}", *TORCHRUN]
+            # Namespaces share this machine's host name, by which torchrun tells who is rank 0's.
+            rendezvous = [
+                "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{hosts[0].address}:29500",
+                "--rdzv-id", "x", "--local-addr", host.address,
+                "--rdzv-conf", f"is_host={int(node == 0)}",
+            ]  # fmt: skip
+            command = started_command(*inside, *rendezvous, "launch.py", *options)
             processes.append(stack.enter_context(command))
         ends = [finish(process, 120) for process in processes]
     assert [end.exit_code for end in ends] == [0, 0], ends
