@@ -150,6 +150,7 @@ def _equivocate() -> None:
         others = [rank for rank in range(collectives.world_size) if rank != collectives.rank]
         other_words = mine.clone()
         other_words[100:200] ^= 255
+        print(LIES, flush=True)
         group = collectives._group
         works: list[Any] = [
             dist.irecv(everyones[rank], group_src=rank, group=group) for rank in others

@@ -165,7 +165,7 @@ class Run:
     def attempt(self, hurt: str | None) -> End:
         """Starts it, anew or to go on, hurts it, and waits for its end."""
         command = [*LAUNCHERS[self._name], *OPTIONS, "--log_dir", str(self._folder)]
-        if (self._folder / "x" / "config.json").exists():
+        if (self._folder / "x").exists():
             command.append("--resume")
         mark = f"{self._folder}-{time.monotonic_ns()}"
         self._hurt_at = None
