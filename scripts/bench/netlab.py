@@ -26,6 +26,8 @@ from types import FrameType
 
 import click
 
+from compsgd.workers.failures import Interruption, interrupted_exit_code
+
 INTERFACE = "eth0"
 PORT = 29500
 # What marks a bridge as one of ours, before the number of the process that has made it.
@@ -160,7 +162,7 @@ def _check_new(name: str) -> None:
 def _add(host: Host, bridge: str, link: Link, undo: contextlib.ExitStack) -> Host:
     inside = ("ip", "-n", host.namespace)
     run("ip", "netns", "add", host.namespace)
-    undo.callback(_undisturbed, "ip", "netns", "delete", host.namespace)
+    undo.callback(_remove_namespace, host.namespace)
     run("ip", "link", "add", host.outer, "type", "veth", "peer", "name", INTERFACE,
         "netns", host.namespace)  # fmt: skip
     # A namespace may outlive its name for a while, and the link with it.
@@ -194,13 +196,28 @@ def _attempt(*command: str) -> None:
         run(*command)
 
 
-def _undisturbed(*command: str) -> None:
-    """Part of taking down, which no signal interrupts: the command neither, as it inherits that."""
+@contextlib.contextmanager
+def _no_signals() -> Iterator[None]:
+    """For taking down, which no signal interrupts: nor the commands, as they inherit that."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
-        _attempt(*command)
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _undisturbed(*command: str) -> None:
+    with _no_signals():
+        _attempt(*command)
+
+
+def _remove_namespace(name: str) -> None:
+    """With all processes in it, whoever has started them."""
+    with _no_signals(), contextlib.suppress(LabError):
+        for pid in run("ip", "netns", "pids", name).split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        run("ip", "netns", "delete", name)
 
 
 def _links() -> dict[str, str]:
@@ -244,7 +261,7 @@ def remove(name: str) -> None:
         raise LabError(f"{name} belongs to process {marks[name].split()[-2]}, which is running")
     for namespace in _namespaces():
         if re.fullmatch(rf"{name}-\d+", namespace):
-            _undisturbed("ip", "netns", "delete", namespace)
+            _remove_namespace(namespace)
     for link in marks:
         if re.fullmatch(rf"{name}v\d+", link):
             _undisturbed("ip", "link", "delete", link)
@@ -305,7 +322,8 @@ def ranks(
     rendezvous: Rendezvous = Rendezvous(),
     variables: Mapping[str, str] | None = None,
 ) -> "Iterator[list[subprocess.Popen[str]]]":
-    """A process on each host, its output in pipes; none outlives the context, nor what it starts.
+    """A process on each host, its output in pipes; none outlives the context. What they have
+    started in sessions of their own ends with the network.
 
     Args:
         hosts: in the order of their ranks.
@@ -382,16 +400,12 @@ def end(processes: "Sequence[subprocess.Popen[str]]", number: int) -> None:
             process.kill()
 
 
-class _Ended(BaseException):
-    """By a signal that is not Ctrl-C."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interruption(number)
 
 
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise _Ended(number)
+def _number_of(error: KeyboardInterrupt) -> int:
+    return error.number if isinstance(error, Interruption) else signal.SIGINT
 
 
 @click.group()
@@ -445,16 +459,14 @@ def run_command(
         raise click.UsageError("--processes is for --torchrun: without it a host has one rank")
     rendezvous = Rendezvous(torchrun, processes)
     for number in _ENDING[1:]:
-        signal.signal(number, _raise)
+        signal.signal(number, _interrupt)
     try:
         with network(hosts, Link(rate, delay_ms), name) as made:
             codes = _run(made, command, rendezvous)
     except LabError as error:
         raise click.UsageError(str(error)) from error
-    except _Ended as error:
-        sys.exit(128 + error.number)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as error:
+        sys.exit(interrupted_exit_code(_number_of(error)))
     failed = [f"host {number} ended with {code}" for number, code in enumerate(codes) if code]
     if failed:
         raise click.ClickException("; ".join(failed))
@@ -464,8 +476,8 @@ def _run(hosts: Sequence[Host], command: Sequence[str], rendezvous: Rendezvous) 
     with ranks(hosts, command, rendezvous) as processes, _shown(processes):
         try:
             return exit_codes(processes)
-        except (KeyboardInterrupt, _Ended) as error:
-            end(processes, getattr(error, "number", signal.SIGINT))
+        except KeyboardInterrupt as error:
+            end(processes, _number_of(error))
             raise
 
 

@@ -26,7 +26,7 @@ _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parents[1]
 sys.path.insert(0, str(_HERE.parent / "bench"))
 
-from netlab import INTERFACE, Host, LabError, Link, network, run  # noqa: E402
+from netlab import INTERFACE, Host, LabError, Link, Rendezvous, network, run  # noqa: E402
 
 from compsgd.workers.report.tables import format_table  # noqa: E402
 
@@ -146,19 +146,16 @@ class Machines:
     ) -> "Iterator[list[subprocess.Popen[bytes]]]":
         """A rank on each of these machines, in this order; none outlives the context."""
         self._port += 1
+        hosts = [self._hosts[machine] for machine in machines]
+        rendezvous = Rendezvous(port=self._port)
         processes = []
         try:
             for rank, machine in enumerate(machines):
-                variables = {
-                    "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(len(machines)),
-                    "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": self._hosts[machines[0]].address,
-                    "MASTER_PORT": str(self._port), "GLOO_SOCKET_IFNAME": INTERFACE,
-                    "OMP_NUM_THREADS": "1",
-                }  # fmt: skip
+                variables = rendezvous.variables(hosts, rank) | {"OMP_NUM_THREADS": "1"}
                 with self._log(machine).open("wb") as log:
                     processes.append(
                         subprocess.Popen(
-                            [*self._hosts[machine].prefix, sys.executable, *command],
+                            rendezvous.command(hosts, rank, [sys.executable, *command]),
                             env=os.environ | variables,
                             cwd=_ROOT,
                             stdout=log,

@@ -10,7 +10,8 @@ import pytest
 from networks import NETLAB, Link, needs_network, network
 from processes import ROOT, finish, run_command, started_command
 
-NAME = "csgdtest"
+# Tests of several processes run at a time.
+NAME = f"csgdtest{os.environ.get('PYTEST_XDIST_WORKER', '')[2:]}"
 
 
 def links():
@@ -21,6 +22,13 @@ def everything():
     """Of the tests' name, in this machine."""
     listed = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
     return sorted(re.findall(rf"{NAME}\w*(?:-\d+)?", links() + listed))
+
+
+def sleepers():
+    """Processes on the hosts."""
+    found = subprocess.run(["ip", "netns", "pids", f"{NAME}-0"], capture_output=True, text=True,
+                           check=False)  # fmt: skip
+    return found.stdout.split()
 
 
 def lab(*arguments, hosts=2):
@@ -88,7 +96,9 @@ def test_what_a_killed_run_leaves_is_removed_and_nothing_else():
         process.kill()
         process.wait()
         assert len(everything()) == 5
+        assert sleepers()
         removed = run_command(*NETLAB, "remove", NAME)
+        assert not sleepers()
     assert removed.stdout == f"removed {NAME}\n"
     assert everything() == []
 

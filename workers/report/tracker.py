@@ -8,7 +8,7 @@ from typing import Any
 
 from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.workers.failures import RunError
-from compsgd.workers.own_code import told
+from compsgd.workers.own_code import find_factory, told
 from compsgd.workers.report.progress import Step
 from compsgd.workers.train.scores import Score
 
@@ -16,6 +16,12 @@ log = logging.getLogger("compsgd")
 
 OPTION = "--track"
 FOLDER = "tracker"
+
+
+def check_tracker(name: str | None) -> None:
+    """Raises UsageError if --track names what cannot be found."""
+    if name is not None:
+        find_factory(OPTION, name)
 
 
 @dataclass(frozen=True)

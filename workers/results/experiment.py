@@ -339,9 +339,10 @@ def _why_foreign(path: Path) -> str:
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         return f"holds {others[0]}{more}, which is of no experiment of compsgd"
-    if _is_own_config(path / _CONFIG) or _is_empty(path, own):
+    reason = _why_not_own(path / _CONFIG)
+    if not reason or _is_empty(path, own):
         return ""
-    return f"is no experiment of compsgd{_why_not_own(path / _CONFIG)}"
+    return f"is no experiment of compsgd ({reason})"
 
 
 def _is_empty(path: Path, own: set[str]) -> bool:
@@ -363,27 +364,21 @@ def _is_left_over(path: Path, own: set[str]) -> bool:
     return any(path.name.startswith(f".{name}.") for name in own)
 
 
-_CONFIG_KEYS = {"options", "lasting", "run", "versions"}
-
-
-def _is_own_config(path: Path) -> bool:
-    try:
-        content = read_json(path)
-    except (OSError, DamagedDataError):
-        return False
-    own = {"options", "run", "versions"}
-    return isinstance(content, dict) and own <= set(content) <= _CONFIG_KEYS
+_OLDER_CONFIG_KEYS = {"options", "run", "versions"}
+_CONFIG_KEYS = {*_OLDER_CONFIG_KEYS, "lasting"}
 
 
 def _why_not_own(path: Path) -> str:
-    """Of a config.json that is not of ours."""
+    """Why a config.json is not of ours; empty if it is."""
     try:
-        read_json(path)
+        content = read_json(path)
     except DamagedDataError as error:
-        return f" ({error})"
+        return str(error)
     except OSError as error:
-        return f" ({path.name}: {error.strerror})"
-    return f" ({path.name} is of something else)"
+        return f"{path.name}: {error.strerror}"
+    if isinstance(content, dict) and _OLDER_CONFIG_KEYS <= set(content) <= _CONFIG_KEYS:
+        return ""
+    return f"{path.name} is of something else"
 
 
 def _clear(path: Path) -> None:

@@ -13,8 +13,7 @@ from compsgd.workers.data.datasets import IMAGE_FORMATS, dataset_of
 from compsgd.workers.data.splits import Dataset, Format
 from compsgd.workers.failures import UsageError
 from compsgd.workers.options import Options
-from compsgd.workers.own_code import find_factory
-from compsgd.workers.report.tracker import OPTION as TRACK
+from compsgd.workers.report.tracker import check_tracker
 from compsgd.workers.train.duration import Duration
 from compsgd.workers.train.models import check_model, check_output
 from compsgd.workers.train.training import (
@@ -35,8 +34,7 @@ def forecast(options: Options) -> list[tuple[str, str]]:
         UsageError: options that a run would refuse.
     """
     check_model(options.model, options.dataset)
-    if options.track is not None:
-        find_factory(TRACK, options.track)
+    check_tracker(options.track)
     announce(f"loading {options.dataset}")
     dataset, format = _data(options)
     model = initial_model(options, format)

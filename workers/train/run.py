@@ -45,7 +45,7 @@ from compsgd.workers.report.tensorboard import FOLDER as TENSORBOARD
 from compsgd.workers.report.tensorboard import TensorBoard
 from compsgd.workers.report.tracker import FOLDER as TRACKER
 from compsgd.workers.report.tracker import OPTION as TRACK
-from compsgd.workers.report.tracker import TrackedRun, Tracker
+from compsgd.workers.report.tracker import TrackedRun, Tracker, check_tracker
 from compsgd.workers.results.digests import shapes_sha256, versions, weights_sha256
 from compsgd.workers.results.experiment import Experiment, check_unchanged
 from compsgd.workers.train import checkpoint
@@ -72,8 +72,7 @@ def run(options: Options, rank_info: RankInfo) -> None:
     """
     options.check(rank_info)
     check_model(options.model, options.dataset)
-    if options.track is not None:
-        find_factory(TRACK, options.track)
+    check_tracker(options.track)
     device = choose_device(options, rank_info)
     backend = choose_backend(options, device)
     if options.verify_bytes and backend != "gloo":
