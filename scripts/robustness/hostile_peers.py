@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -56,6 +56,11 @@ class Ended:
         return errors[-1] if errors else ""
 
     @property
+    def last_line(self) -> str:
+        """Of a traceback, too."""
+        return self.output.strip().rpartition("\n")[2]
+
+    @property
     def weights(self) -> str:
         found = re.findall(r"^weights (.*)$", self.output, re.MULTILINE)
         return found[-1] if found else ""
@@ -75,11 +80,12 @@ def _try(mode: Mode, client: str) -> list[str]:
         if mode.name.startswith("ballot:") and LIES not in outputs[RANK]:
             return [mode.name, client, "NOT TRIED", "the hostile rank has sent what it should"]
         ended = [Ended(*pair) for pair in zip(codes, outputs, strict=True)]
-        return [mode.name, client, *_verdict([ended[rank] for rank in _HONEST], client)]
+        return [mode.name, client, *_verdict(ended, client)]
 
 
-def _verdict(honest: list[Ended], client: str) -> tuple[str, str]:
-    """What the honest ranks came to, and their words."""
+def _verdict(ended: Sequence[Ended], client: str) -> tuple[str, str]:
+    """What the honest ranks came to, and their words; a rank that fails may say why for all."""
+    honest, hostile = [ended[rank] for rank in _HONEST], ended[RANK]
     words = "; ".join(dict.fromkeys(one.line for one in honest if one.line))
     codes = {one.exit_code for one in honest}
     if None in codes:
@@ -94,10 +100,12 @@ def _verdict(honest: list[Ended], client: str) -> tuple[str, str]:
         return "TRACEBACK", words
     if words:
         return "found out", words
+    if client == "launch.py" and hostile.exit_code == 1 and hostile.last_line:
+        return "tells on itself", hostile.last_line
     return ("ended by gloo" if _ABORTED in codes else "NO WORD"), words
 
 
-_FINE = ("found out", "outvoted", "ended by gloo")
+_FINE = ("found out", "outvoted", "tells on itself", "ended by gloo")
 
 
 @contextlib.contextmanager

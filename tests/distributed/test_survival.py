@@ -16,11 +16,30 @@ ENDLESS = ["--model", "mlp", "--epochs", "100000", "--batch_size", "256", "--thr
            "--exp_name", "x"]  # fmt: skip
 LONG = ["--epochs", "8", "--batch_size", "16", "--checkpoint_every", "10"]
 
+# Data that rank 1 cannot read to its end.
+BROKEN_DATA = """
+import os
+import torch
+
+class Points(torch.utils.data.Dataset):
+    classes = ("a", "b")
+    def __len__(self):
+        return 512
+    def __getitem__(self, index):
+        if index % 2 and index > 400 and os.environ["RANK"] == "1":
+            raise ValueError("something is wrong here")
+        return torch.full((1, 8, 8), float(index)), index % 2
+
+def data(root):
+    return Points(), Points()
+"""
+
 pytestmark = pytest.mark.heavy
 
 
-def start_ranks(world_size, folder, *args):
-    return started_ranks(world_size, ROOT / "launch.py", *ENDLESS, "--log_dir", str(folder), *args)
+def start_ranks(world_size, folder, *args, **machines):
+    args = [*ENDLESS, "--log_dir", str(folder), *args]
+    return started_ranks(world_size, ROOT / "launch.py", *args, **machines)
 
 
 def wait_until_it_trains(process):
@@ -58,6 +77,23 @@ def test_two_that_were_killed_are_both_named(tmp_path):
         exit_codes, stderr = end_of(ranks[:1], 15)
     assert exit_codes == [1]
     assert stderr.startswith("Error: ranks 1, 2 are gone (")
+
+
+@pytest.mark.parametrize(("ranks_a_machine", "says"), [(2, False), (1, True)])
+def test_one_that_fails_says_why_and_other_machines_say_which(
+    ranks_a_machine, says, tmp_path, monkeypatch
+):
+    (tmp_path / "broken.py").write_text(BROKEN_DATA)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with start_ranks(
+        2, tmp_path, "--dataset", "broken:data", ranks_a_machine=ranks_a_machine
+    ) as ranks:
+        (first, failed) = [finish(rank, 60) for rank in ranks]
+    assert (first.exit_code, failed.exit_code) == (1, 1), first.stderr
+    assert "ValueError: something is wrong here" in failed.stderr
+    line = "Error: rank 1 has failed; the reason is printed on its machine ("
+    assert first.stderr.startswith(line) if says else not first.stderr
+    assert first.stderr.count("\n") == says
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1])

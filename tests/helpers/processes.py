@@ -39,13 +39,21 @@ def run_ranks(
 
 @contextlib.contextmanager
 def started_ranks(
-    world_size: int, script: Path, *args: str, num_groups: int = 1
+    world_size: int,
+    script: Path,
+    *args: str,
+    num_groups: int = 1,
+    ranks_a_machine: int | None = None,
 ) -> "Iterator[list[subprocess.Popen[str]]]":
-    """The processes of run_ranks, while they run; none outlives the context."""
+    """The processes of run_ranks, while they run; none outlives the context.
+
+    They are told that so many of them share a machine; None: all of them.
+    """
+    local_world_size = ranks_a_machine or world_size
     stores = [host_store() for _ in range(num_groups)]
     variables = {
         "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(local_world_size),
         "MASTER_ADDR": LOOPBACK,
         "MASTER_PORT": str(stores[0].port),
         "STORE_PORTS": " ".join(str(store.port) for store in stores),
@@ -54,7 +62,7 @@ def started_ranks(
     processes = [
         _start(
             [sys.executable, str(script), *args],
-            variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            variables | {"RANK": str(rank), "LOCAL_RANK": str(rank % local_world_size)},
         )
         for rank in range(world_size)
     ]

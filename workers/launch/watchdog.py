@@ -200,8 +200,12 @@ class Watchdog:
         """Answers, and ends this process if others do not."""
         roll_call.answer()
         absent = roll_call.verdict_on_those_who_came()
-        if absent:
-            self._end(_gone(absent), tell=self._is_speaker(roll_call, absent))
+        failed = [rank for rank in absent or () if roll_call.speaks_for_itself(rank)]
+        if failed:
+            reason = f"{_named(failed, 'has', 'have')} failed; the reason is printed on its machine"
+            self._end(reason, tell=self._is_out_of_sight(failed))
+        elif absent:
+            self._end(_gone(absent), tell=self._is_first_without(absent))
         if absent == [] and roll_call is self._urgent:
             self._all_here.set()
 
@@ -211,13 +215,17 @@ class Watchdog:
         here = self._rank_info
         return here.local_rank == 0 or (here.rank == 1 and not is_launchers_store())
 
-    def _is_speaker(self, roll_call: RollCall, absent: list[int]) -> bool:
-        """Whether this process is the one to say it: the first of those who are there, unless the
-        absent say themselves why they ended."""
+    def _is_first_without(self, absent: list[int]) -> bool:
+        """Whether this process is the one to say who is gone: the first of those who are there."""
         present = (rank for rank in range(self._rank_info.world_size) if rank not in absent)
-        return next(present) == self._rank_info.rank and not any(
-            map(roll_call.speaks_for_itself, absent)
-        )
+        return next(present) == self._rank_info.rank
+
+    def _is_out_of_sight(self, failed: list[int]) -> bool:
+        """Whether this process speaks for a machine on which nobody of those who failed says why."""
+        here = self._rank_info
+        first = here.rank - here.local_rank
+        machine = range(first, first + here.local_world_size)
+        return here.local_rank == 0 and not any(rank in machine for rank in failed)
 
     def _force(self) -> None:
         since = self._signalled_at
@@ -254,8 +262,12 @@ class Watchdog:
 
 
 def _gone(ranks: list[int]) -> str:
+    return f"{_named(ranks, 'is', 'are')} gone"
+
+
+def _named(ranks: list[int], singular: str, plural: str) -> str:
     names = ", ".join(map(str, ranks))
-    return f"rank {names} is gone" if len(ranks) == 1 else f"ranks {names} are gone"
+    return f"rank {names} {singular}" if len(ranks) == 1 else f"ranks {names} {plural}"
 
 
 class StopAgreement:
