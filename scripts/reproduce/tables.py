@@ -7,7 +7,7 @@ from cells import Cell, Family
 from measures import Numbers, finished_folders, mean
 from running import Laboratory
 
-from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tables import format_table, markdown_table
 
 NOISE_FLOOR_POINTS = 0.6
 _NOTHING = "-"
@@ -22,8 +22,7 @@ class Table(NamedTuple):
         return format_table(self.head, self.rows)
 
     def as_markdown(self) -> str:
-        rule = ["---", *["---:"] * (len(self.head) - 1)]
-        return "\n".join(f"| {' | '.join(row)} |" for row in (self.head, rule, *self.rows))
+        return markdown_table(self.head, self.rows)
 
 
 def cells_table(family: Family, grid: str, laboratory: Laboratory) -> Table:

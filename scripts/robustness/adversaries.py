@@ -16,7 +16,7 @@ from compsgd.codec.compiling import COMPILE_CHOICES
 from compsgd.workers.commands.cli import train
 from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.options import ATTACKS
-from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tables import markdown_table
 
 OPTIMIZERS = {
     "3-bit vote": ["--optimizer", "compressed_sgd_vote", "--lr", "0.0003", "--range_decay", "0.3"],
@@ -67,7 +67,7 @@ def main(
                 ]
                 rows.append([attack, name, *(f"{a:.2f}" for a in (honest[name], *under_attack))])
     click.echo("test accuracy in %, by the number of adversaries among 8 workers\n")
-    click.echo(format_table(head, rows))
+    click.echo(markdown_table(head, rows))
 
 
 def accuracy(options: list[str], folder: Path) -> float:

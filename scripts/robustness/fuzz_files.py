@@ -44,7 +44,7 @@ from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.commands.run_options import read_options
 from compsgd.workers.data import idx_files
 from compsgd.workers.data.text import load_text
-from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tables import markdown_table
 from compsgd.workers.results.experiment import Experiment
 from compsgd.workers.train.checkpoint import Checkpoints, read_tensors
 
@@ -378,7 +378,7 @@ def main(count: int, seed: int, keep: Path | None) -> None:
     rows = [[one, *counts[i * size : (i + 1) * size]] for i, one in enumerate(names)]
     rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
     table = [[str(row[0]), *(f"{number:,}" for number in row[1:])] for row in rows]
-    click.echo(format_table(["file", *OUTCOMES], table))
+    click.echo(markdown_table(["file", *OUTCOMES], table))
     for finding in findings[:MOST_SHOWN]:
         click.echo(finding)
     peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -13,7 +13,7 @@ import torch
 
 from compsgd import CompsgdError, pack, unpack
 from compsgd.codec.packing import packed_num_bytes
-from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tables import markdown_table
 
 MAX_NUMEL = 24
 
@@ -30,7 +30,7 @@ def main(strings: int, seed: int) -> None:
     for _ in range(strings):
         seen[outcome_of(draw)] += 1
     names = ("refused", "valid", "accepted but invalid", "crashes")
-    click.echo(format_table(["unpack", "strings"], [[name, f"{seen[name]:,}"] for name in names]))
+    click.echo(markdown_table(["unpack", "strings"], [[name, f"{seen[name]:,}"] for name in names]))
     sys.exit(1 if seen["accepted but invalid"] or seen["crashes"] else 0)
 
 

@@ -25,7 +25,7 @@ import click
 from hostile_modes import LIES, MODES, RANK, Mode
 
 from compsgd.comm.group.hosted_store import LOOPBACK, host_store
-from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tables import markdown_table
 
 _HERE = Path(__file__).resolve().parent
 _NUM_RANKS = 3
@@ -105,6 +105,7 @@ def _verdict(ended: Sequence[Ended], client: str) -> tuple[str, str]:
     return ("ended by gloo" if _ABORTED in codes else "NO WORD"), words
 
 
+_CLIENTS = ("launch.py", "hook")
 _FINE = ("found out", "outvoted", "tells on itself", "ended by gloo")
 
 
@@ -139,9 +140,16 @@ def _wait(process: "subprocess.Popen[bytes]", deadline: float) -> int | None:
     return None
 
 
+def _by_client(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """A row for each mode, with what came of it against each client."""
+    results = {(mode, client): result for mode, client, result, _ in rows}
+    modes = dict.fromkeys(row[0] for row in rows)
+    return [[mode, *(results.get((mode, one), "-") for one in _CLIENTS)] for mode in modes]
+
+
 @click.command()
 @click.option("--only", default="*", show_default=True, metavar="PATTERN", help="Modes.")
-@click.option("--client", type=click.Choice(["launch.py", "hook"]), default=None)
+@click.option("--client", type=click.Choice(_CLIENTS), default=None)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True)
 def main(only: str, client: str | None, jobs: int) -> None:
     """Prints a row for each mode and client."""
@@ -155,9 +163,9 @@ def main(only: str, client: str | None, jobs: int) -> None:
     with ThreadPoolExecutor(jobs) as pool:
         rows = []
         for row in pool.map(lambda case: _try(*case), cases):
-            rows.append([cell[:150] for cell in row])
-            click.echo(" | ".join(rows[-1]))
-    click.echo(format_table(["attempted", "client", "result", "saying"], rows))
+            rows.append(row)
+            click.echo(" | ".join(cell[:150] for cell in row))
+    click.echo(markdown_table(["attempted", *_CLIENTS], _by_client(rows)))
     bad = sum(row[2] not in _FINE for row in rows)
     click.echo(f"{len(rows) - bad} of {len(rows)} as they should be")
     if bad:

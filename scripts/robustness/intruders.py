@@ -27,7 +27,7 @@ from pathlib import Path
 import click
 from intrusions import KINDS
 
-from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 INTRUSIONS = str(Path(__file__).with_name("intrusions.py"))
@@ -268,7 +268,7 @@ def main(connections: int, victims: tuple[str, ...]) -> None:
                     rows.append(row)
     heads = ["run", "intruder on", "what", "connections", "accepted", "let into the store",
              "code run", "the run"]  # fmt: skip
-    click.echo(format_table(heads, [row.cells() for row in rows]))
+    click.echo(markdown_table(heads, [row.cells() for row in rows]))
     bad = [row for row in rows if row.is_bad]
     for row in bad:
         click.echo(f"wrong: {', '.join(row.cells())}")

@@ -28,7 +28,7 @@ sys.path.insert(0, str(_HERE.parent / "bench"))
 
 from netlab import INTERFACE, Host, LabError, Link, Rendezvous, network, run  # noqa: E402
 
-from compsgd.workers.report.tables import format_table  # noqa: E402
+from compsgd.workers.report.tables import markdown_table  # noqa: E402
 
 _NUM_RANKS, _NUM_WORKERS = 3, 6
 _PORT = 29500
@@ -320,7 +320,7 @@ def main(only: str | None, faults: int) -> None:
                 rows.append(_hit(machines, client, fault, number))
                 click.echo(" | ".join(rows[-1]))
     head = ["fault", "client", "ranks ended after s", "saying", "on the other machines"]
-    click.echo(format_table(head, rows))
+    click.echo(markdown_table(head, rows))
     bad = sum(map(_is_bad, rows))
     click.echo(f"{len(rows) - bad} of {len(rows)} as they should be")
     if bad:

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import compsgd
 from compsgd.comm import register_vote_hook
-from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tables import markdown_table
 
 _NUM_PROCESSES = 2
 _MOST_GROWTH = 1.02
@@ -136,7 +136,7 @@ def main(steps: int) -> None:
         mp.spawn(_train, (f"{folder}/store", steps, results), nprocs=_NUM_PROCESSES)
         rows = _rows(Path(f"{results}0").read_text().split("\n"))
     head = ["client", "resident MiB", "open files", "threads", f"over {steps:,} steps"]
-    click.echo(format_table(head, rows))
+    click.echo(markdown_table(head, rows))
     if any(row[-1] == "GROWS" for row in rows):
         raise SystemExit(1)
 

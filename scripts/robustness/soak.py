@@ -33,7 +33,7 @@ import numpy as np
 from compsgd.errors import CompsgdError
 from compsgd.history import read_histories
 from compsgd.workers.commands.spreading import SpreadingCommand
-from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tables import markdown_table
 
 LAUNCH = str(Path(__file__).resolve().parents[2] / "launch.py")
 BIN = Path(sys.executable).parent
@@ -416,8 +416,8 @@ def report(soak: Soak, runs: int) -> str:
     seen = [["runs", str(runs)], *([name, str(soak.counts[name])] for name in (*GOOD, *BAD))]
     return "\n\n".join(
         [
-            format_table(["hurt", "times", "while it trains"], hurts),
-            format_table(["seen", "times"], seen),
+            markdown_table(["hurt", "times", "while it trains"], hurts),
+            markdown_table(["seen", "times"], seen),
         ]
     )
 

@@ -33,7 +33,7 @@ from compsgd import files
 from compsgd.history import read_histories
 from compsgd.workers.commands.cli import train
 from compsgd.workers.commands.execution import execute
-from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tables import markdown_table
 from compsgd.workers.results.one_writer import OneWriter
 
 _OPTIONS = [
@@ -301,7 +301,7 @@ def main(kills: int) -> None:
         folder = Path(name)
         rows = _kills(folder, kills)
         rows += [_full_disk(folder), _removed_folder(folder), _two_writers(folder)]
-    click.echo(format_table(["attempted", "result"], rows))
+    click.echo(markdown_table(["attempted", "result"], rows))
     if any(word in result for _, result in rows for word in _BAD):
         raise SystemExit(1)
 

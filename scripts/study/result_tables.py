@@ -9,6 +9,7 @@ from summaries import Summary, best_baseline, summarise
 from tasks import TASKS, TUNING_SEED, Metric, Task
 
 from compsgd.files import atomic_write
+from compsgd.workers.report.tables import markdown_table
 from compsgd.workers.train.measures import format_number
 
 NAME = "results.md"
@@ -40,10 +41,13 @@ def _section(task: Task, summaries: Sequence[Summary]) -> str:
     parts = [f"## {task.name}", f"{task.title} {task.metric.title.capitalize()}; {arrow}."]
     head = ["method", "lr", task.metric.title, "difference", "bytes/worker/step", "compression",
             "runs"]  # fmt: skip
-    parts.append(_markdown(head, [_row(one, summaries) for one in summaries]))
+    parts.append(markdown_table(head, [_row(one, summaries) for one in summaries]))
     if not task.tuned_on:
         rows = [[one.method.name, _tried(one.tuning, task.metric)] for one in summaries]
-        parts += ["Learning rates tried, the best one in bold:", _markdown(["method", ""], rows)]
+        parts += [
+            "Learning rates tried, the best one in bold:",
+            markdown_table(["method", ""], rows),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -81,8 +85,3 @@ def _tried(found: Tuning, metric: Metric) -> str:
 
 def _emphasised(text: str, is_best: bool) -> str:
     return f"**{text}**" if is_best else text
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))

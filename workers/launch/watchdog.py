@@ -221,7 +221,7 @@ class Watchdog:
         return next(present) == self._rank_info.rank
 
     def _is_out_of_sight(self, failed: list[int]) -> bool:
-        """Whether this process speaks for a machine on which nobody of those who failed says why."""
+        """Whether this process is to tell its machine, on which none of those who failed ran."""
         here = self._rank_info
         first = here.rank - here.local_rank
         machine = range(first, first + here.local_world_size)

@@ -13,3 +13,13 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     rule = "-" * len(line(head))
     return "\n".join([line(head), rule, *map(line, rows)])
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first column to the left and all others to the right."""
+
+    def line(row: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", r"\|") for text in row) + " |"
+
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(map(line, (head, rule, *rows)))
