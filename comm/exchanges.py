@@ -4,10 +4,14 @@ Worker i lives on process i mod W. The results are bit-identical for either exch
 Another exchange is another class with these methods, and a line in KINDS.
 """
 
+import functools
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -17,7 +21,10 @@ from compsgd.comm.group.agreement import check_agreement
 from compsgd.comm.group.collectives import Collectives
 from compsgd.comm.traffic.ledger import Ledger, Logical, Purpose
 from compsgd.errors import SettingError
-from compsgd.voting.exchange import Exchange
+from compsgd.voting.exchange import Arrival, Exchange
+
+# Enough to be more than latency at 1 Gbit/s, and a tenth of a second at 10 Mbit/s.
+_PROBE_BYTES, _PROBES = 1 << 17, 3
 
 
 class _ProcessExchange:
@@ -26,6 +33,9 @@ class _ProcessExchange:
     Attributes:
         ledger: the record of bytes.
     """
+
+    # What this process sends in a round.
+    _sent_bytes: Callable[[RoundFormat], int]
 
     def __init__(self, collectives: Collectives, bookkeeping: Collectives | None = None) -> None:
         """
@@ -61,6 +71,24 @@ class _ProcessExchange:
         """One all-gather, entered as bookkeeping."""
         return self._bookkeeping.all_gather(mine)
 
+    def travel_s(self, format: RoundFormat) -> float:
+        """By the bytes, and what one takes on the way from here to all others."""
+        return self._sent_bytes(format) * self._seconds_per_byte
+
+    @functools.cached_property
+    def _seconds_per_byte(self) -> float:
+        """The median of a few all-gathers, entered as bookkeeping; of the slowest process."""
+        block = torch.zeros(_PROBE_BYTES, dtype=torch.uint8)
+        times = []
+        for _ in range(_PROBES):
+            self.share(block[:1])
+            began = time.perf_counter()
+            self.share(block)
+            times.append(time.perf_counter() - began)
+        mine = torch.tensor([statistics.median(times)], dtype=torch.float64).view(torch.uint8)
+        slowest_s = self.share(mine).cpu().view(torch.float64).max().item()
+        return slowest_s / max(1, (self.num_processes - 1) * _PROBE_BYTES)
+
     def compare(self, facts: Mapping[str, str]) -> None:
         """Two all-gathers of a small message, entered as bookkeeping."""
         check_agreement(self._bookkeeping, facts)
@@ -94,14 +122,18 @@ class AllGatherExchange(_ProcessExchange):
     num_shards = 1
     shard = 0
 
-    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Tensor:
+    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Arrival:
         """One all-gather."""
         logical = None if format is None else Logical(format.ballot, self.num_workers, 1)
-        return _by_worker(self._collectives.all_gather(ballots[:, 0], logical))
+        arrival = self._collectives.start_all_gather(ballots[:, 0], logical)
+        return lambda: _by_worker(arrival())
 
-    def collect(self, result: Tensor, format: RoundFormat) -> Tensor:
+    def collect(self, result: Tensor, format: RoundFormat) -> Arrival:
         """Nothing to do: everybody has counted everything."""
-        return result.unsqueeze(0)
+        return lambda: result.unsqueeze(0)
+
+    def _sent_bytes(self, format: RoundFormat) -> int:
+        return (self.num_processes - 1) * len(self.hosted) * format.ballot.size_bytes(1)
 
 
 class ScatterReduceExchange(_ProcessExchange):
@@ -125,22 +157,27 @@ class ScatterReduceExchange(_ProcessExchange):
         self.num_shards = collectives.world_size
         self.shard = collectives.rank
 
-    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Tensor:
+    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Arrival:
         """One all-to-all: rank r receives shard r of every ballot."""
         logical = None if format is None else Logical(format.ballot, *[self.num_workers] * 2)
         by_shard = ballots.transpose(0, 1).contiguous()
-        received = _by_worker(self._collectives.all_to_all(by_shard, logical))
+        arrival = self._collectives.start_all_to_all(by_shard, logical)
         if self.num_shards == 1 and format is not None and format.result is not None:
             # A process alone has no second phase, but separate workers would.
             unsent = Logical(format.result, *[self.num_workers] * 2)
             self._collectives.record_unsent("all_gather", unsent)
-        return received
+        return lambda: _by_worker(arrival())
 
-    def collect(self, result: Tensor, format: RoundFormat) -> Tensor:
+    def collect(self, result: Tensor, format: RoundFormat) -> Arrival:
         """One all-gather of the shards' results."""
         assert format.result is not None
         logical = Logical(format.result, *[self.num_workers] * 2)
-        return self._collectives.all_gather(result, logical)
+        return self._collectives.start_all_gather(result, logical)
+
+    def _sent_bytes(self, format: RoundFormat) -> int:
+        assert format.result is not None
+        ballots = len(self.hosted) * format.ballot.size_bytes(self.num_shards)
+        return (self.num_processes - 1) * (ballots + format.result.size_bytes(self.num_shards))
 
 
 KINDS: dict[str, Callable[[Collectives, Collectives | None], Exchange]] = {

@@ -4,8 +4,8 @@ What is voted on becomes scaled levels, what is exempt a mean in float32; a proc
 are not finite sits out.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,30 +16,27 @@ from compsgd.codec.compiling import Work
 from compsgd.comm.exchanges import build_exchange
 from compsgd.comm.group.averaging import average, start_average_of_finite
 from compsgd.comm.group.collectives import Collectives
-from compsgd.comm.parameters import Place, VotedParams
-from compsgd.gradient import Gradient, GradientPart
+from compsgd.comm.parameters import ParamGradient, Place, VotedParams
+from compsgd.comm.stretch_vote import StretchVote
 from compsgd.layout import FlatLayout, Span, Workspace
 from compsgd.settings import VoteSettings
-from compsgd.voting.aggregator import LevelAggregator, Outcome
+from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.encoder import WorkerEncoder
 from compsgd.voting.replicas import digest, digest_of_text, facts_of, is_due
 
 EXEMPT_MOMENTUM = "exempt_momentum"
 
 
-@dataclass(frozen=True)
-class ParamGradient:
-    """A parameter's gradient on this process.
+class Taken(NamedTuple):
+    """Gradients underway.
 
     Attributes:
-        values: what is overwritten.
-        place: where the parameter stands.
-        is_present: whether it has got a gradient here; otherwise `values` is 0.
+        votes: on those that are voted on, by stretch.
+        finish_average: waits for the mean of the others.
     """
 
-    values: Tensor
-    place: Place
-    is_present: bool
+    votes: Sequence[StretchVote]
+    finish_average: Callable[[], None]
 
 
 class GroupVote:
@@ -100,25 +97,78 @@ class GroupVote:
         """Some of a step's gradients; all processes hand over the same parameters in the same
         order.
 
-        1. Exempt ones become their running means, and the mean of all processes' is started.
-        2. Neighbours are voted on together. 3. The mean is waited for.
-
         Args:
             gradients: overwritten. Where nobody has a gradient, by 0.
             round_: counts votes from 0; negative before the first, where all are averaged.
         """
+        taken = self.send(gradients, round_)
+        self.count(taken)
+        self.finish(taken)
+
+    @torch.no_grad()
+    def send(self, gradients: Sequence[ParamGradient], round_: int) -> Taken:
+        """The same in three parts, so that several can be underway, one part behind the other.
+
+        1. Exempt ones become their running means, and the mean of all processes' is started.
+        2. Neighbours are voted on together: their ballots are sent.
+        """
         if round_ < 0:
             average([gradient.values for gradient in gradients], self._collectives)
-            return
+            return Taken([], lambda: None)
         exempt = [gradient for gradient in gradients if not gradient.place.is_voted]
         self._smooth(exempt)
         averaged = [gradient.values for gradient in exempt]
         finish_average = start_average_of_finite(averaged, self._collectives)
-        for neighbours in _neighbours(gradients):
-            self._vote_on(neighbours, round_)
-        finish_average()
-        if averaged and self._is_due(round_):
-            self._note("the averaged gradients", digest(averaged))
+        votes = [self._send(neighbours, round_) for neighbours in _neighbours(gradients)]
+
+        def finish() -> None:
+            finish_average()
+            if averaged and self._is_due(round_):
+                self._note("the averaged gradients", digest(averaged))
+
+        return Taken(votes, finish)
+
+    @torch.no_grad()
+    def send_to_average(self, buffer: Tensor, gradients: Sequence[ParamGradient]) -> Taken:
+        """Instead of a vote: the gradients, or their running means where the vote has momentum,
+        become the mean of all processes'.
+
+        Args:
+            buffer: what they are views of.
+        """
+        self._smooth(gradients)
+        wait = self._collectives.start_all_reduce(buffer)
+
+        def finish() -> None:
+            wait()
+            buffer.div_(self.world_size)
+
+        return Taken([], finish)
+
+    @torch.no_grad()
+    def count(self, taken: Taken) -> None:
+        """Counts what was sent."""
+        for vote in taken.votes:
+            vote.count()
+
+    @torch.no_grad()
+    def finish(self, taken: Taken) -> None:
+        """Overwrites gradients by what was counted, as it comes."""
+        for vote in taken.votes:
+            if self._is_due(vote.round):
+                for name, found in facts_of(vote.outcome, self._exchange, vote.round).items():
+                    self._note(name, found)
+            if vote.met_non_finite:
+                # So that a GradScaler sees it.
+                average(vote.values, self._collectives)
+            else:
+                vote.write()
+            vote.hand_back()
+        taken.finish_average()
+
+    def share(self, mine: Tensor) -> Tensor:
+        """Brings a few bytes, uint8, to every process; by rank."""
+        return self._exchange.share(mine)
 
     def end_step(self, round_: int) -> None:
         """All gradients of a step have been taken.
@@ -145,82 +195,31 @@ class GroupVote:
         """What is to be compared at the end of the step; the parts of one name together."""
         self._facts[name] = digest_of_text(self._facts.get(name, "") + found)
 
-    def _smooth(self, exempt: Sequence[ParamGradient]) -> None:
-        """The running mean that levels are made of takes the place of exempt gradients, too. What
-        is not finite stays, and leaves it as it was."""
-        if self._exempt_momentum is None or not _are_finite([one.values for one in exempt]):
-            return
+    def _smooth(self, gradients: Sequence[ParamGradient]) -> None:
+        """The running mean that levels are made of takes the place of gradients that are averaged,
+        too. What is not finite stays, and leaves it as it was."""
         beta = self._settings.momentum
-        for gradient in exempt:
-            if gradient.is_present:
-                span = self._params.exempt_layout.spans[gradient.place.number]
-                mean = self._exempt_momentum[span.slice].view(gradient.values.shape)
+        if not beta or not _are_finite([one.values for one in gradients]):
+            return
+        for gradient in gradients:
+            # A shard may have no element of a parameter.
+            if gradient.is_present and gradient.values.numel():
+                mean = self._running_mean(gradient.place).view(gradient.values.shape)
                 mean.copy_(mean * beta + gradient.values.float() * (1.0 - beta))
                 gradient.values.copy_(mean)
 
-    def _vote_on(self, neighbours: Sequence[ParamGradient], round_: int) -> None:
+    def _running_mean(self, place: Place) -> Tensor:
+        """Of a parameter, flat."""
+        if place.is_voted:
+            return self._encoder.state["momentum"][self._params.layout.spans[place.number].slice]
+        assert self._exempt_momentum is not None, "there is an exempt parameter"
+        return self._exempt_momentum[self._params.exempt_layout.spans[place.number].slice]
+
+    def _send(self, neighbours: Sequence[ParamGradient], round_: int) -> StretchVote:
         """One vote, on parameters that are neighbours."""
-        values = [one.values.contiguous() for one in neighbours]
-        aggregator = self._aggregator(neighbours)
-        present = [one.is_present for one in neighbours]
-        parts = [
-            GradientPart(span, its_values.to(torch.float32).view(-1))
-            for span, its_values, is_present in zip(
-                aggregator.layout.spans, values, present, strict=True
-            )
-            if is_present
-        ]
-        gradient = Gradient(parts, present, aggregator.layout, self._params.device, self._workspace)
-        aggregator.compress(0, gradient, round_)
-        outcome = aggregator.aggregate(round_)
-        if self._is_due(round_):
-            for name, found in facts_of(outcome, self._exchange, round_).items():
-                self._note(name, found)
-        if outcome.result is not None:
-            self._write(aggregator, outcome, outcome.result, values)
-        elif any(header.non_finite is not None for header in outcome.headers):
-            # So that a GradScaler sees it.
-            average(values, self._collectives)
-        else:
-            for its_values in values:
-                its_values.zero_()
-        for one, its_values in zip(neighbours, values, strict=True):
-            if its_values is not one.values:
-                one.values.copy_(its_values)
-
-    def _write(
-        self,
-        aggregator: LevelAggregator,
-        outcome: Outcome,
-        result: Tensor,
-        values: Sequence[Tensor],
-    ) -> None:
-        """The vote, scaled, by parameter; 0 where nobody votes. A vote lies in the alphabet of the
-        ballots, and so their codec reads it."""
-        codes = [result[span.slice] for span in aggregator.layout.spans]
-        has_voters = [any(column) for column in zip(*(h.present for h in outcome.headers),
-                                                    strict=True)]  # fmt: skip
-        scales = self._scales(aggregator, outcome, codes)
-        for its_values, its_codes, scale, is_voted in zip(
-            values, codes, scales, has_voters, strict=True
-        ):
-            if is_voted:
-                aggregator.codec.decode(its_values.view(-1), its_codes, scale)
-            else:
-                its_values.zero_()
-
-    def _scales(
-        self, aggregator: LevelAggregator, outcome: Outcome, codes: Sequence[Tensor]
-    ) -> list[float]:
-        """By parameter, what a level of its vote becomes."""
-        if self._factor is not None:
-            return [self._factor] * len(codes)
-        totals = aggregator.codec.level_magnitudes(codes)
-        means = aggregator.median_magnitudes(outcome).tolist()
-        return [
-            mean * its_codes.numel() / total if total else 0.0
-            for mean, its_codes, total in zip(means, codes, totals, strict=True)
-        ]
+        vote = StretchVote(neighbours, self._aggregator(neighbours), self._factor, round_)
+        vote.send(self._params.device, self._workspace)
+        return vote
 
     def _aggregator(self, neighbours: Sequence[ParamGradient]) -> LevelAggregator:
         """The one for these parameters."""
@@ -238,7 +237,6 @@ class GroupVote:
                 self._params.device,
                 first=span.start,
                 carries_magnitudes=self._factor is None,
-                workspace=self._workspace,
             )
         return self._aggregators[span]
 

@@ -20,6 +20,7 @@ from compsgd.kinds import (
     ANYTHING,
     COUNT,
     Fields,
+    Flag,
     Optional,
     SavedSetting,
     TensorOf,
@@ -30,6 +31,8 @@ from compsgd.voting.encoder import WorkerEncoder
 from compsgd.voting.replicas import digest
 
 Memory = dict[str, Tensor]
+# In a hook's state: whether the vote is what happens, if that is decided.
+PAYS = "pays"
 
 
 class Membership:
@@ -236,5 +239,6 @@ def _check_state(state_dict: Any, settings: VoteSettings) -> None:
             "rank": Optional(COUNT),
             "memory": Optional(memory),
             "settings": of_settings,
-        }
+        },
+        {PAYS: Optional(Flag())},
     ).check("", state_dict)

@@ -3,6 +3,7 @@ got a gradient."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,21 @@ class Place(NamedTuple):
 
     is_voted: bool
     number: int
+
+
+@dataclass(frozen=True)
+class ParamGradient:
+    """A parameter's gradient on this process.
+
+    Attributes:
+        values: what is overwritten.
+        place: where the parameter stands.
+        is_present: whether it has got a gradient here; otherwise `values` is 0.
+    """
+
+    values: Tensor
+    place: Place
+    is_present: bool
 
 
 class VotedParams:

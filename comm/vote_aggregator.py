@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compsgd.comm.group_vote import ParamGradient
 from compsgd.comm.membership import Membership
+from compsgd.comm.parameters import ParamGradient
 from compsgd.comm.repeated_backward import RepeatedBackward
 from compsgd.comm.traffic.ledger import Ledger
 from compsgd.errors import SettingError

@@ -1,6 +1,7 @@
 """A worker's gradient before it is coded: parts of the flat vector, wherever they lie in memory."""
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -73,6 +74,18 @@ class Gradient:
             done = span.end
         flat[done:] = 0
         return flat
+
+    def within(self, span: Span, parameters: range, layout: FlatLayout) -> "Gradient":
+        """What of it lies in a span: of these parameters, and there of this layout."""
+        first = bisect_right(self.parts, span.start, key=lambda part: part.span.end)
+        end = bisect_left(self.parts, span.end, key=lambda part: part.span.start)
+        parts = []
+        for own, values in self.parts[first:end]:
+            here = own.within(span)
+            its_values = values[here.shifted(-own.start).slice]
+            parts.append(GradientPart(here.shifted(-span.start), its_values))
+        present = self.present[parameters.start : parameters.stop]
+        return Gradient(parts, present, layout, self._device, self._workspace)
 
     def present_spans(self) -> list[Span]:
         """Where there is a gradient; usually one span over everything."""

@@ -93,6 +93,10 @@ class FlatLayout:
                 joined.append((label, span))
         return joined
 
+    def first_ending_behind(self, place: int) -> int:
+        """The index of the first parameter that ends behind a place in the vector."""
+        return bisect_right(self.spans, place, key=lambda own: own.end)
+
     def parts_of(self, span: Span) -> Iterator[tuple[int, Span]]:
         """The parameters that have elements in a span: their indices, and those elements."""
         first = bisect_right(self.spans, span.start, key=lambda own: own.end)

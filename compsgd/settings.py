@@ -51,6 +51,16 @@ class Integer:
 
 
 @dataclass(frozen=True)
+class OptionalInteger:
+    """An integer, or None."""
+
+    integer: Integer
+
+    def check(self, name: str, value: object) -> int | None:
+        return None if value is None else self.integer.check(name, value)
+
+
+@dataclass(frozen=True)
 class Choice:
     """One of the names of a registry."""
 
@@ -238,6 +248,11 @@ class VoteSettings:
     start_vote_iter: int = _setting(
         0, Integer(0), "Iterations before the first vote, with plain averages."
     )
+    fallback: bool = _setting(
+        False, Flag(),
+        "Whether the first seven steps find out if the vote pays here: it takes turns with plain "
+        "averaging, and what takes less time stays. Needs scale=\"mean_abs\".",
+    )  # fmt: skip
     strict: bool = _setting(
         False, Flag(), "Whether a gradient that is not finite is an error instead of sitting out."
     )
@@ -251,6 +266,12 @@ class VoteSettings:
         'What is compiled: "native" what Numba can do on a CPU; "on" the rest with torch.compile, '
         'too; "off" nothing; "auto" what takes less time than it saves.',
         is_shared=False,
+    )  # fmt: skip
+    num_chunks: int | None = _setting(
+        None, OptionalInteger(Integer(1, 4096)),
+        "Into how many chunks a vector is cut, so that one is coded while others travel; neither "
+        "results nor bytes depend on it. None: as many as pay, by the size of the vector and the "
+        "measured speed of the link.",
     )  # fmt: skip
     check_every: int = _setting(
         100, Integer(0),
@@ -339,7 +360,7 @@ SGD_SETTINGS = ("momentum", *_EVERY_OPTIMIZER)
 ADAMW_SETTINGS = ("beta1", "beta2", *_EVERY_OPTIMIZER)
 SIGN_SETTINGS = (
     "momentum", "rand_zero", "min_compress_numel", "exempt_1d", "exempt_optimizer", "exempt_lr",
-    "seed", "count_usages", "compile", "verify_fraction", *_EVERY_OPTIMIZER,
+    "seed", "count_usages", "compile", "num_chunks", "verify_fraction", *_EVERY_OPTIMIZER,
 )  # fmt: skip
 LEVEL_SETTINGS = (
     "num_bits", "binning", "decay_min", "decay_max", "error_feedback", *SIGN_SETTINGS,
@@ -347,9 +368,10 @@ LEVEL_SETTINGS = (
 AGGREGATOR_SETTINGS = (
     "num_bits", "binning", "decay_min", "decay_max", "momentum", "error_feedback", "rand_zero",
     "scale", "exchange", "min_compress_numel", "exempt_1d", "seed", "compile", "check_every",
-    "verify_fraction", "timeout_s",
+    "num_chunks", "verify_fraction", "timeout_s",
 )  # fmt: skip
-HOOK_SETTINGS = (*AGGREGATOR_SETTINGS, "start_vote_iter")
+FSDP_SETTINGS = (*AGGREGATOR_SETTINGS, "start_vote_iter")
+HOOK_SETTINGS = (*FSDP_SETTINGS, "fallback")
 
 
 def setting_field(name: str) -> "Field[Any]":

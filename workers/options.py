@@ -36,6 +36,7 @@ _MAY_CHANGE = _OWN_AFFAIR | {
     "tensorboard",
     "track",
     "check_every",
+    "num_chunks",
     "verify_fraction",
 }
 
@@ -66,6 +67,7 @@ VOTE_OPTIONS = {
         "strict",
         "compile",
         "check_every",
+        "num_chunks",
         "verify_fraction",
         *REFUSED,
     )

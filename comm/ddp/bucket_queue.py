@@ -1,9 +1,11 @@
-"""Buckets of DistributedDataParallel, voted on one after another while backward goes on.
+"""Buckets of DistributedDataParallel, voted on one behind the other while backward goes on: one is
+coded while the one before it travels.
 
 On a thread of its own, because collectives that are started in the callback of another one hang
 over gloo.
 """
 
+from collections import deque
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +13,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from compsgd.comm.ddp.trial import Trial
 from compsgd.comm.group.worker_thread import WorkerThread
-from compsgd.comm.group_vote import GroupVote, ParamGradient
-from compsgd.comm.parameters import GradientTracker, VotedParams, as_laid_out
+from compsgd.comm.group_vote import GroupVote, Taken
+from compsgd.comm.parameters import GradientTracker, ParamGradient, VotedParams, as_laid_out
 from compsgd.errors import SettingError
+
+# One that is counted, and one on its way to be.
+_MOST_UNDERWAY = 2
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,14 @@ class _Job:
 
     Attributes:
         round: counts votes from 0; negative before the first.
+        votes: whether it is voted on; averaged otherwise.
         ready: what the device does before the gradients are there.
     """
 
     buffer: torch.Tensor
     gradients: list[ParamGradient]
     round: int
+    votes: bool
     is_last: bool
     ready: Any
     future: torch.futures.Future[torch.Tensor]
@@ -37,18 +45,27 @@ class _Job:
 class BucketQueue:
     """Overwrites each bucket by the vote on it, in the order in which they come."""
 
-    def __init__(self, vote: GroupVote, params: VotedParams, tracker: GradientTracker) -> None:
+    def __init__(
+        self,
+        vote: GroupVote,
+        params: VotedParams,
+        tracker: GradientTracker,
+        trial: Trial | None,
+    ) -> None:
         """
         Args:
             vote: what happens to gradients.
             params: the model's.
             tracker: which of them have got a gradient.
+            trial: whether a vote is what happens; None if it always is.
         """
         self._vote = vote
         self._params = params
         self._tracker = tracker
+        self._trial = trial
         self._stream = torch.cuda.Stream(params.device) if params.device.type == "cuda" else None
         self._error: Exception | None = None
+        self._underway: deque[tuple[_Job, Taken]] = deque()
         self._thread = WorkerThread("vote_hook")
 
     def submit(
@@ -80,14 +97,17 @@ class BucketQueue:
         )
         if bucket.is_last():
             self._tracker.forget()
-        job = _Job(bucket.buffer(), gradients, round_, bucket.is_last(), ready, future)
-        self._thread.submit(lambda: self._finish(job))
+        votes = self._trial is None or self._trial.votes
+        if self._trial is not None and round_ >= 0:
+            self._trial.begin_step()
+        job = _Job(bucket.buffer(), gradients, round_, votes, bucket.is_last(), ready, future)
+        self._thread.submit(lambda: self._advance(job))
         return future
 
     # In our thread.
 
-    def _finish(self, job: _Job) -> None:
-        """Completes the future, whatever happens: backward waits for it without a time limit."""
+    def _advance(self, job: _Job) -> None:
+        """Completes futures, whatever happens: backward waits for them without a time limit."""
         try:
             with torch.cuda.stream(self._stream) if self._stream else nullcontext():
                 if self._error is not None:
@@ -95,10 +115,40 @@ class BucketQueue:
                     raise self._error
                 if self._stream is not None:
                     self._stream.wait_event(job.ready)
-                self._vote.take(job.gradients, job.round)
+                self._begin(job)
                 if job.is_last:
-                    self._vote.end_step(job.round)
-                job.future.set_result(job.buffer)
+                    self._end_step()
         except Exception as error:
             self._error = error
-            job.future.set_exception(error)  # type: ignore[arg-type]
+            for one in [*(underway for underway, _ in self._underway), job]:
+                if not one.future.done():
+                    one.future.set_exception(error)  # type: ignore[arg-type]
+            self._underway.clear()
+
+    def _begin(self, job: _Job) -> None:
+        """Sends a bucket, counts the one before, and finishes the one before that: all processes
+        in the same order, whatever arrives first."""
+        if job.votes:
+            taken = self._vote.send(job.gradients, job.round)
+        else:
+            taken = self._vote.send_to_average(job.buffer, job.gradients)
+        self._underway.append((job, taken))
+        if len(self._underway) > 1:
+            self._vote.count(self._underway[-2][1])
+        if len(self._underway) > _MOST_UNDERWAY:
+            self._finish_first()
+
+    def _end_step(self) -> None:
+        self._vote.count(self._underway[-1][1])
+        while self._underway:
+            self._finish_first()
+
+    def _finish_first(self) -> None:
+        job, taken = self._underway[0]
+        self._vote.finish(taken)
+        if job.is_last:
+            self._vote.end_step(job.round)
+            if self._trial is not None:
+                self._trial.end_step(self._vote.share)
+        self._underway.popleft()
+        job.future.set_result(job.buffer)

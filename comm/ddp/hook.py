@@ -14,13 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm.ddp.bucket_queue import BucketQueue
 from compsgd.comm.ddp.outer_optimizer import warn_of_two_momenta
+from compsgd.comm.ddp.trial import Trial
 from compsgd.comm.group_vote import GroupVote
-from compsgd.comm.membership import Membership
+from compsgd.comm.membership import PAYS, Membership
 from compsgd.comm.parameters import GradientTracker
 from compsgd.comm.repeated_backward import RepeatedBackward
 from compsgd.comm.traffic.ledger import Ledger
 from compsgd.errors import SettingError
-from compsgd.settings import HOOK_SETTINGS, VoteSettings, check_known, takes_settings
+from compsgd.settings import HOOK_SETTINGS, MEAN_ABS, VoteSettings, check_known, takes_settings
 
 log = logging.getLogger("compsgd")
 
@@ -71,7 +72,13 @@ class VoteState:
         **changes: Any,
     ) -> None:
         settings = VoteSettings.of_client("VoteState", HOOK_SETTINGS, vote_settings, changes)
+        if settings.fallback and settings.scale != MEAN_ABS:
+            raise SettingError(
+                f"fallback needs scale={MEAN_ABS!r}, so that a vote is as large as the gradient "
+                f"that it takes the place of; scale is {settings.scale!r}"
+            )
         self.membership = Membership(settings, process_group)
+        self._trial = Trial() if settings.fallback else None
         self._tracker: GradientTracker | None = None
         self._queue: BucketQueue | None = None
         self._exempt = list(exempt)
@@ -147,7 +154,7 @@ class VoteState:
             vote, params = self.connect(), self.membership.params
             assert params is not None, "connect has checked"
             assert self._tracker is not None, "it comes with the parameters"
-            self._queue = BucketQueue(vote, params, self._tracker)
+            self._queue = BucketQueue(vote, params, self._tracker, self._trial)
         round_ = self.membership.iteration - self.membership.settings.start_vote_iter
         future = self._queue.submit(bucket, round_)
         if bucket.is_last():
@@ -162,9 +169,17 @@ class VoteState:
             self._tracker.remove()
             self._repeated.remove()
 
+    @property
+    def pays(self) -> bool | None:
+        """With `fallback`, whether gradients are voted on, and no longer averaged; None while that
+        is open, and without."""
+        return None if self._trial is None else self._trial.pays
+
     def state_dict(self) -> dict[str, Any]:
-        """This rank's: the iteration, the memory, and the rank and settings that they belong to."""
-        return self.membership.state_dict()
+        """This rank's: the iteration, the memory, the rank and settings that they belong to, and
+        with `fallback` whether the vote pays."""
+        decided = {} if self._trial is None else {PAYS: self._trial.pays}
+        return self.membership.state_dict() | decided
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what `state_dict` has saved on this rank; nothing changes if it does not fit.
@@ -174,6 +189,8 @@ class VoteState:
                 else.
         """
         self.membership.load_state_dict(state_dict)
+        if self._trial is not None:
+            self._trial.restart(state_dict.get(PAYS))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the group, the parameters and whatever runs: another process has its own."""

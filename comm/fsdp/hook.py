@@ -18,9 +18,9 @@ from torch.distributed.tensor import DTensor
 
 from compsgd.comm.ddp.hook import VoteState
 from compsgd.comm.ddp.outer_optimizer import warn_of_two_momenta
-from compsgd.comm.group_vote import ParamGradient
+from compsgd.comm.parameters import ParamGradient
 from compsgd.errors import SettingError
-from compsgd.settings import HOOK_SETTINGS, check_known
+from compsgd.settings import FSDP_SETTINGS, check_known
 
 log = logging.getLogger("compsgd")
 
@@ -73,7 +73,7 @@ def register_fsdp_vote_hook(
         [[4.0, -4.0, 4.0]]
         >>> dist.destroy_process_group()
     """
-    check_known("register_fsdp_vote_hook", HOOK_SETTINGS, set(settings) - {"vote_settings"})
+    check_known("register_fsdp_vote_hook", FSDP_SETTINGS, set(settings) - {"vote_settings"})
     modules = _trained_modules(model)
     shard_of = {id(one): shard for module in modules for one, shard in module.shards}
     # What has no shard here, the state refuses.

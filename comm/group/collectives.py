@@ -5,7 +5,7 @@ none for the types we send, so tensors travel as bytes.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -93,21 +93,27 @@ class Collectives:
         Raises:
             CollectiveError: a process is gone, or too slow.
         """
+        return self.start_all_gather(tensor, logical)()
+
+    def start_all_gather(
+        self, tensor: Tensor, logical: Logical | None = None
+    ) -> Callable[[], Tensor]:
+        """The same on its way: what is returned waits for its end. Until then `tensor` stays as it
+        is."""
         wire = Flow.even((self.world_size - 1) * tensor.nbytes)
         self.ledger.record(self.purpose, "all_gather", tensor.nbytes, wire, logical)
         if self._group is None:
-            return tensor.unsqueeze(0)
+            return lambda: tensor.unsqueeze(0)
         mine = self._to_wire(tensor)
         everyones = mine.new_empty(self.world_size, mine.numel())
-        if self._is_nccl:
-            flat = everyones.view(-1)
-            self._finish(
-                "all_gather",
-                lambda: [_all_gather_flat(flat, mine, group=self._group, async_op=True)],
-            )
-        else:
-            self._finish("all_gather", lambda: self._start_direct_gather(everyones, mine))
-        return _from_wire(everyones, tensor, (self.world_size, *tensor.shape))
+        start = self._start_gather if self._is_nccl else self._start_direct_gather
+        finish = self._start("all_gather", lambda: start(everyones, mine))
+
+        def arrival() -> Tensor:
+            finish()
+            return _from_wire(everyones, tensor, (self.world_size, *tensor.shape))
+
+        return arrival
 
     def all_to_all(self, chunks: Tensor, logical: Logical | None = None) -> Tensor:
         """Sends chunk i to rank i.
@@ -124,17 +130,28 @@ class Collectives:
         Raises:
             CollectiveError: a process is gone, or too slow.
         """
+        return self.start_all_to_all(chunks, logical)()
+
+    def start_all_to_all(
+        self, chunks: Tensor, logical: Logical | None = None
+    ) -> Callable[[], Tensor]:
+        """The same on its way: what is returned waits for its end. Until then `chunks` stay as they
+        are."""
         wire = Flow.even(chunks.nbytes - chunks[0].nbytes)
         self.ledger.record(self.purpose, "all_to_all", chunks.nbytes, wire, logical)
         if self._group is None:
-            return chunks
+            return lambda: chunks
         mine = self._to_wire(chunks)
+        mine = mine.view(self.world_size, mine.numel() // self.world_size)
         received = torch.empty_like(mine)
-        self._finish(
-            "all_to_all",
-            lambda: [dist.all_to_all_single(received, mine, group=self._group, async_op=True)],
-        )
-        return _from_wire(received, chunks, chunks.shape)
+        start = self._start_scatter if self._is_nccl else self._start_direct_scatter
+        finish = self._start("all_to_all", lambda: start(received, mine))
+
+        def arrival() -> Tensor:
+            finish()
+            return _from_wire(received, chunks, chunks.shape)
+
+        return arrival
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Adds every process's tensor up, in place. Entered as a ring sends it, which is also what
@@ -152,9 +169,9 @@ class Collectives:
         self.ledger.record(self.purpose, "all_reduce", tensor.nbytes, sent, sent)
         if self._group is None:
             return lambda: None
-        with self._named("all_reduce"):
-            works = [dist.all_reduce(tensor, group=self._group, async_op=True)]
-        return lambda: self._finish("all_reduce", lambda: works)
+        return self._start(
+            "all_reduce", lambda: [dist.all_reduce(tensor, group=self._group, async_op=True)]
+        )
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor on every process. Entered as sent by rank 0, whichever way it went.
@@ -168,39 +185,64 @@ class Collectives:
         if self._group is None:
             return tensor
         sent = self._to_wire(tensor).clone()
-        self._finish(
+        self._start(
             "broadcast",
             lambda: [dist.broadcast(sent, group_src=0, group=self._group, async_op=True)],
-        )
+        )()
         return _from_wire(sent, tensor, tensor.shape)
 
     def record_unsent(self, collective: str, logical: Logical) -> None:
         """Enters a collective that separate workers would need and this process does not."""
         self.ledger.record(self.purpose, collective, 0, NOTHING, logical)
 
+    def _start_gather(self, everyones: Tensor, mine: Tensor) -> list[Any]:
+        return [_all_gather_flat(everyones.view(-1), mine, group=self._group, async_op=True)]
+
+    def _start_scatter(self, received: Tensor, mine: Tensor) -> list[Any]:
+        return [dist.all_to_all_single(received, mine, group=self._group, async_op=True)]
+
     def _start_direct_gather(self, everyones: Tensor, mine: Tensor) -> list[Any]:
         """From each to each, all at once: gloo's own goes round a ring in as many steps as there
         are others, and copies all once more."""
         everyones[self.rank] = mine
+        return self._start_messages(everyones, [mine] * self.world_size)
+
+    def _start_direct_scatter(self, received: Tensor, mine: Tensor) -> list[Any]:
+        """The same, of another message to each: gloo's own does one collective after the other."""
+        received[self.rank] = mine[self.rank]
+        return self._start_messages(received, list(mine))
+
+    def _start_messages(self, received: Tensor, sent: Sequence[Tensor]) -> list[Any]:
+        """A message to and from each of the others. Those between two processes arrive in the order
+        in which they were started."""
         others = [rank for rank in range(self.world_size) if rank != self.rank]
         receiving = [
-            dist.irecv(everyones[rank], group_src=rank, group=self._group) for rank in others
+            dist.irecv(received[rank], group_src=rank, group=self._group) for rank in others
         ]
-        return receiving + [dist.isend(mine, group_dst=rank, group=self._group) for rank in others]
+        return receiving + [
+            dist.isend(sent[rank], group_dst=rank, group=self._group) for rank in others
+        ]
 
-    def _finish(self, name: str, start: Callable[[], list[Any]]) -> None:
-        """Runs the collective that `start` starts to its end.
+    def _start(self, name: str, start: Callable[[], list[Any]]) -> Callable[[], None]:
+        """Starts a collective: what is returned waits for its end.
 
         Raises:
-            CollectiveError: it failed, or took longer than the timeout.
+            CollectiveError: it failed, then or later, or took longer than the timeout.
         """
         with self._named(name):
-            for work in start():
-                if self._timeout is None or self._is_nccl:
-                    work.wait()
-                else:
-                    # The group's own timeout bounds each wait inside the collective, not the whole.
-                    work.wait(self._timeout)
+            works = start()
+
+        def finish() -> None:
+            with self._named(name):
+                for work in works:
+                    if self._timeout is None or self._is_nccl:
+                        work.wait()
+                    else:
+                        # The group's own timeout bounds each wait inside the collective, not the
+                        # whole.
+                        work.wait(self._timeout)
+
+        return finish
 
     @contextlib.contextmanager
     def _named(self, name: str) -> Iterator[None]:

@@ -154,8 +154,8 @@ class Codec(Protocol):
     def decode(self, out: Tensor, codes: Tensor, scale: float = 1.0) -> None:
         """Writes scale * level: of any floating type, shape (numel,), from codes of that shape."""
 
-    def magnitudes(self, gradient: Gradient) -> list[float]:
-        """The sum of |x| of each part; not finite if any x is not."""
+    def magnitudes(self, parts: Sequence[Tensor]) -> list[float]:
+        """The sum of |x| of each part, flat float32; not finite if any x is not."""
 
     def level_magnitudes(self, parts: Sequence[Tensor]) -> list[float]:
         """The sum of |level| of each part, which are codes."""

@@ -120,8 +120,8 @@ class NumbaCodec:
         if values is not out:
             out.copy_(values)
 
-    def magnitudes(self, gradient: Gradient) -> list[float]:
-        return [float(loops.sum_magnitudes(values.numpy())) for _, values in gradient.parts]
+    def magnitudes(self, parts: Sequence[Tensor]) -> list[float]:
+        return [float(loops.sum_magnitudes(values.numpy())) for values in parts]
 
     def level_magnitudes(self, parts: Sequence[Tensor]) -> list[float]:
         return [float(loops.sum_levels(codes.numpy(), self._width)) for codes in parts]

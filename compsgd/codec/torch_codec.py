@@ -136,9 +136,8 @@ class TorchCodec:
         if values is not out:
             out.copy_(values)
 
-    def magnitudes(self, gradient: Gradient) -> list[float]:
-        values = [values for _, values in gradient.parts]
-        return _totals(values, self._block_magnitudes, torch.float32)
+    def magnitudes(self, parts: Sequence[Tensor]) -> list[float]:
+        return _totals(parts, self._block_magnitudes, torch.float32)
 
     def level_magnitudes(self, parts: Sequence[Tensor]) -> list[float]:
         return _totals(parts, self._block_level_magnitudes, torch.int32)

@@ -10,8 +10,8 @@ from compsgd.gradient import Gradient, gather
 from compsgd.layout import Span
 from compsgd.optim.bin_usage import BinUsage
 from compsgd.optim.update_rules import StepSize, UpdateRule
-from compsgd.voting.aggregator import Aggregator, Outcome
 from compsgd.voting.encoder import Encoder
+from compsgd.voting.outcome import Aggregator, Outcome
 
 UPDATES = "updates"
 

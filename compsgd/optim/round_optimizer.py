@@ -27,6 +27,7 @@ from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.codec.combine import MAX_WORKERS, combine_named
 from compsgd.codec.compiling import Work
 from compsgd.errors import GradientError, SettingError
+from compsgd.gradient import Gradient
 from compsgd.kinds import does_not_fit, is_alike
 from compsgd.layout import FlatLayout
 from compsgd.optim.bin_usage import BinUsage
@@ -45,10 +46,11 @@ from compsgd.optim.update_rules import Adam, Descent, HeavyBall, StepSize, Updat
 from compsgd.settings import VoteSettings, setting_field
 from compsgd.untraced import prepare_untraced, untraced
 from compsgd.upwards import exchange_over
-from compsgd.voting.aggregator import Aggregator, LevelAggregator, Outcome
+from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.encoder import WorkerEncoder
 from compsgd.voting.exchange import Exchange, InProcessExchange
 from compsgd.voting.float_aggregator import FloatAggregator
+from compsgd.voting.outcome import Aggregator, Outcome
 from compsgd.voting.replicas import digest, facts_of, facts_of_model, is_due
 
 log = logging.getLogger("compsgd")
@@ -268,7 +270,9 @@ class RoundOptimizer(torch.optim.Optimizer):
         """
         slot = check_integer("worker", worker, 0, len(self.exchange.hosted) - 1)
         self._refresh()
-        self._compress(slot)
+        gradients = self._gather()
+        for name, share in self._shares.items():
+            share.aggregator.compress(slot, gradients[name], self.round)
 
     @untraced
     @torch.no_grad()
@@ -289,7 +293,7 @@ class RoundOptimizer(torch.optim.Optimizer):
                 parameter group was given what cannot be.
             GradientError: with `strict`, a gradient that is not finite.
             PeerError: a ballot that belongs elsewhere, or a process that is gone.
-            DamagedDataError: bytes that are no ballot.
+            DamagedDataError: bytes that are no ballot; some parameters may have been moved.
         """
         loss = None
         if closure is not None:
@@ -298,9 +302,10 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._refresh()
         if not self._is_compared:
             self._compare_at_start()
-        self._see_who_compressed()
+        gradients = self._not_compressed()
         outcomes = {
-            name: share.aggregator.aggregate(self.round) for name, share in self._shares.items()
+            name: share.aggregator.aggregate(self.round, gradients.get(name))
+            for name, share in self._shares.items()
         }
         is_compared = is_due(self.round, self._check_every)
         facts = self._facts_of(outcomes) if is_compared else {}
@@ -514,20 +519,21 @@ class RoundOptimizer(torch.optim.Optimizer):
             )
         group[EXEMPT_RATIO] = exempt_lr / float(group["lr"])
 
-    def _compress(self, slot: int) -> None:
-        shares = list(self._shares.values())
-        gradients = [share.gather() for share in shares]
-        if len(shares) > 1:
+    def _gather(self) -> dict[str, Gradient]:
+        """The gradients now in `p.grad`, by share."""
+        gradients = {name: share.gather() for name, share in self._shares.items()}
+        if len(gradients) > 1:
             # A worker takes part with all it has, or with nothing; one share reports why.
-            bad = next((i for i, one in enumerate(gradients) if not one.is_finite()), None)
+            bad = next((name for name, one in gradients.items() if not one.is_finite()), None)
             if bad is not None:
-                gradients = [one if i == bad else one.absent() for i, one in enumerate(gradients)]
-        for share, gradient in zip(shares, gradients, strict=True):
-            share.aggregator.compress(slot, gradient, self.round)
+                gradients = {
+                    name: one if name == bad else one.absent() for name, one in gradients.items()
+                }
+        return gradients
 
-    def _see_who_compressed(self) -> None:
-        """Compresses where one worker is hosted that has not, and says if some of several have
-        not."""
+    def _not_compressed(self) -> dict[str, Gradient]:
+        """The gradients of one hosted worker that has not compressed; nothing where it has, and
+        where several are hosted, of whom it says if some have not."""
         hosted, cast = self.exchange.hosted, self._main.aggregator.cast
         # A GradScaler's, within its own step; None behind its unscale_.
         scale = getattr(self, "grad_scale", None)
@@ -539,8 +545,8 @@ class RoundOptimizer(torch.optim.Optimizer):
                 )
             unscale(self._parameters, scale)
         if not cast:
-            self._compress_alone()
-        elif len(cast) < len(hosted) and not self._has_told_who_sits_out:
+            return self._gradients_alone()
+        if len(cast) < len(hosted) and not self._has_told_who_sits_out:
             missing = [str(worker) for slot, worker in enumerate(hosted) if slot not in cast]
             self._has_told_who_sits_out = True
             log.warning(
@@ -549,15 +555,17 @@ class RoundOptimizer(torch.optim.Optimizer):
                 "s" if len(missing) > 1 else "", ", ".join(missing),
                 "" if len(missing) > 1 else "s",
             )  # fmt: skip
+        return {}
 
-    def _compress_alone(self) -> None:
+    def _gradients_alone(self) -> dict[str, Gradient]:
         if len(self.exchange.hosted) == 1:
-            self._compress(slot=0)
-        elif any(parameter.grad is not None for parameter in self._parameters):
+            return self._gather()
+        if any(parameter.grad is not None for parameter in self._parameters):
             raise SettingError(
                 f"this process hosts {len(self.exchange.hosted)} workers and none has compressed: "
                 "call compress(worker=i) after each worker's backward"
             )
+        return {}
 
     # Whether all processes are the same.
 
@@ -610,6 +618,8 @@ class RoundOptimizer(torch.optim.Optimizer):
                 f"{self._parameter_name(index)} is not finite"
             )
             if self.settings.strict:
+                for outcome in outcomes.values():
+                    outcome.complete()
                 self.participants = ()
                 self._end_round()
                 raise GradientError(message)

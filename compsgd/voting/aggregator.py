@@ -4,95 +4,41 @@ gradient -> encoder -> codes -> codec -> packed ballot -> exchange -> codec and 
 the result -> update. Every client comes in here: the optimizers, the hook, a user's own loop.
 """
 
+import functools
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from compsgd.codec.base import CodecSpec
+from compsgd.codec.blocks import packed_size
 from compsgd.codec.compiling import Work, choose
 from compsgd.codec.registry import codec_for
-from compsgd.codec.wire import RoundFormat, WireFormat
 from compsgd.errors import DamagedDataError, PeerError, SettingError
 from compsgd.gradient import Gradient
-from compsgd.kinds import Kind
-from compsgd.layout import FlatLayout, Span, Voters, Workspace, shard_span, voters_within
+from compsgd.kinds import Kind, TensorOf
+from compsgd.layout import FlatLayout, Span, Voters, Workspace, voters_within
 from compsgd.rng import BREAK_TIE, BREAK_ZERO, BitStream, derive_key
 from compsgd.settings import VoteSettings
-from compsgd.voting.ballot import BallotBox, BallotHeader, header_num_bytes, naming, voters_of
+from compsgd.voting.ballot import BallotBox, header_num_bytes, naming, voters_of
+from compsgd.voting.chunks import MAGNITUDE_BYTES, Chunk, best_num_chunks, cut
 from compsgd.voting.encoder import Encoder
-from compsgd.voting.exchange import Exchange
+from compsgd.voting.exchange import Arrival, Exchange
+from compsgd.voting.outcome import Outcome
 
-_FLOAT_BYTES = 4
 _DRAW_BYTES = 8
 _NUM_DRAWS = 1 << 8 * _DRAW_BYTES
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a round came to; its tensors are valid until the next one.
+class Underway:
+    """Ballots of a round on their way: by chunk, what waits for them."""
 
-    Attributes:
-        headers: what every worker said of its ballot.
-        voters: who votes where; nothing where nobody does.
-        received: uint8, shape (num_workers, num_bytes): this process's shard of every ballot,
-            behind headers.
-        result: of the whole vector, for `Aggregator.updates`; of levels None if nobody votes.
-    """
-
-    headers: Sequence[BallotHeader]
-    voters: Sequence[Voters]
-    received: Tensor
-    result: Tensor | None
-
-    @property
-    def participants(self) -> tuple[int, ...]:
-        """The workers that took part."""
-        return tuple(header.worker for header in self.headers if header.takes_part)
-
-
-class Aggregator(Protocol):
-    """One round after another: `compress` for every hosted worker, then `aggregate`.
-
-    Attributes:
-        layout: of the flat vector.
-    """
-
-    @property
-    def layout(self) -> FlatLayout: ...
-
-    def compress(self, slot: int, gradient: Gradient, round_: int) -> None:
-        """Takes a gradient as a worker's ballot; a later one of the same round replaces it.
-
-        Args:
-            slot: whose, by place among the hosted workers.
-            gradient: of the layout's elements. If it is not finite the worker sits out.
-            round_: counts from 0.
-        """
-
-    @property
-    def cast(self) -> Collection[int]:
-        """Who has compressed since the last `aggregate`, by place among the hosted workers."""
-
-    def aggregate(self, round_: int) -> Outcome:
-        """Exchanges the ballots and combines them; all processes call it together."""
-
-    def updates(self, outcome: Outcome) -> Iterator[tuple[Span, Tensor]]:
-        """What the round moves parameters by before lr: float32, shape (span.numel,), span by
-        span where somebody votes. The next one may overwrite it."""
-
-    def pending(self) -> dict[str, Tensor]:
-        """What was compressed since the last `aggregate`, for a state_dict."""
-
-    def pending_kinds(self) -> dict[str, Kind]:
-        """What `pending` may hold, by name."""
-
-    def restore(self, pending: Mapping[str, Tensor], round_: int) -> None:
-        """Takes over what `pending` returned."""
+    round: int
+    arrivals: Sequence[Arrival]
 
 
 class LevelAggregator:
@@ -100,6 +46,7 @@ class LevelAggregator:
 
     Attributes:
         alphabet: of the ballots.
+        chunks: how the vector travels.
         box: the ballots of the round under way.
         codec: does the work on ballots.
     """
@@ -123,12 +70,12 @@ class LevelAggregator:
             encoders: of the hosted workers.
             work: the ballots' alphabet, the encoders' binning, and how ballots combine.
             exchange: carries the ballots.
-            settings: seed and compile.
+            settings: seed, num_chunks, verify_fraction and compile.
             device: where the gradients are.
             first: where the vector begins in the flat vector of the whole model, whose elements
                 random bits count.
-            carries_magnitudes: whether headers hold the mean magnitude of each tensor's gradient,
-                4 bytes a tensor.
+            carries_magnitudes: whether ballots hold the mean magnitude of each tensor's gradient,
+                4 bytes a tensor; gradients come in parts for each parameter then.
             workspace: memory, free again between rounds; new memory without.
         """
         self.alphabet = work.alphabet
@@ -141,75 +88,97 @@ class LevelAggregator:
         self._first = first
         self._device = device
         self._carries_magnitudes = carries_magnitudes
+        self._verify_fraction = settings.verify_fraction
         results = work.combine.alphabet(self.alphabet, exchange.num_workers)
         self._code_dtype, self._result_dtype = self.alphabet.code_dtype, results.code_dtype
-        self._header_bytes = header_num_bytes(len(layout.spans))
-        extra_bytes = _FLOAT_BYTES * len(layout.spans) if carries_magnitudes else 0
-        self._format = RoundFormat(
-            WireFormat(layout.numel, self.alphabet, self._header_bytes + extra_bytes),
-            WireFormat(layout.numel, results),
-        )
-        num_bits, zeros = self.alphabet.largest.bit_length(), self.alphabet.zeros
-        self.box = BallotBox(layout, exchange, self._format, num_bits, zeros, device)
-        num_shards = exchange.num_shards
-        self._verify_fraction = settings.verify_fraction
-        self._shards = [shard_span(layout.numel, num_shards, i) for i in range(num_shards)]
+        self._alphabets = self.alphabet, results
+        self._cut(settings.num_chunks or 1)
+        # Until all processes meet for the first time.
+        is_long = best_num_chunks(layout.numel, math.inf) > 1
+        self._is_to_be_cut = settings.num_chunks is None and exchange.num_processes > 1 and is_long
         choice = choose(settings.compile, work, layout.numel, exchange.num_workers)
         may_fall_back = settings.compile == "auto"
         self.codec, self._result_codec = (
             codec_for(CodecSpec(alphabet, work.binning, device.type, choice, may_fall_back))
-            for alphabet in (self.alphabet, results)
+            for alphabet in self._alphabets
         )
+
+    def _cut(self, num_chunks: int) -> None:
+        """Between rounds: the next one travels in so many chunks."""
+        layout, exchange = self.layout, self.exchange
+        header_bytes = header_num_bytes(len(layout.spans))
+        self.chunks = cut(
+            layout, num_chunks, exchange, self._alphabets, header_bytes, self._carries_magnitudes
+        )
+        formats = [chunk.format for chunk in self.chunks]
+        num_bits, zeros = self.alphabet.largest.bit_length(), self.alphabet.zeros
+        self.box = BallotBox(layout, exchange, formats, num_bits, zeros, self._device)
 
     # A gradient becomes a ballot.
 
     def compress(self, slot: int, gradient: Gradient, round_: int) -> None:
-        """1. Sums of the gradient, which tell whether it is finite. 2. Its codes. 3. Packed, shard
-        by shard. 4. A header in front.
-
+        """
         Raises:
             SettingError: with error feedback, a second one of the same round.
         """
-        worker, encoder = self.exchange.hosted[slot], self._encoders[slot]
-        if encoder.has_feedback and slot in self.box.cast:
+        if self._encoders[slot].has_feedback and slot in self.box.cast:
             raise SettingError(
-                f"worker {worker} compresses twice before a step; with error feedback its first "
-                "ballot would count as sent"
+                f"worker {self.exchange.hosted[slot]} compresses twice before a step; with error "
+                "feedback its first ballot would count as sent"
             )
-        sums = self.codec.magnitudes(gradient) if self._carries_magnitudes else gradient.sums
-        is_finite = all(map(math.isfinite, sums))
+        for _ in self._written(slot, gradient, round_):
+            pass
+
+    def _written(self, slot: int, gradient: Gradient, round_: int) -> Iterator[int]:
+        """1. Sums of the gradient tell whether it is finite. 2. A header. Then, chunk after chunk:
+        3. Its codes, packed, shard by shard. 4. How large the gradients are that end in it.
+
+        Yields:
+            the chunk that is written.
+        """
+        worker, encoder = self.exchange.hosted[slot], self._encoders[slot]
+        is_finite = all(map(math.isfinite, gradient.sums))
         non_finite = None if is_finite else gradient.first_non_finite()
         if non_finite is not None:
             gradient = gradient.absent()
-        if any(gradient.present):
-            self._encode(slot, worker, gradient, round_)
-        else:
-            self.box.payload(slot).zero_()
-        header = self.box.header(worker, round_, gradient.present, non_finite)
-        if self._carries_magnitudes and (smoothed := encoder.smoothed(gradient)) is not gradient:
-            sums = self.codec.magnitudes(smoothed)
-        self.box.put(slot, header, self._means(gradient, sums))
-
-    def _encode(self, slot: int, worker: int, gradient: Gradient, round_: int) -> None:
-        codes = self._codes(self.layout.numel, self._code_dtype)
+        self.box.put(slot, self.box.header(worker, round_, gradient.present, non_finite))
         bits = self._bits(BREAK_ZERO, round_, worker)
-        self._encoders[slot].encode(codes, gradient, bits, self.codec)
-        for absent in gradient.absent_spans():
+        sent = _by_parameter(encoder.smoothed(gradient)) if self._carries_magnitudes else {}
+        for index, chunk in enumerate(self.chunks):
+            self._encode(self.box.payload(slot, index), chunk, encoder, gradient, bits)
+            if self._carries_magnitudes:
+                self.box.put_extra(slot, index, self._means(chunk, sent))
+            yield index
+
+    def _encode(
+        self,
+        payload: Tensor,
+        chunk: Chunk,
+        encoder: Encoder,
+        gradient: Gradient,
+        bits: BitStream | None,
+    ) -> None:
+        part = gradient.within(chunk.span, chunk.parameters, chunk.layout)
+        if not any(part.present):
+            payload.zero_()
+            return
+        codes = self._codes(self._code_dtype)[chunk.span.slice]
+        its_bits = None if bits is None else bits.at(chunk.span.start)
+        encoder.part(chunk.span).encode(codes, part, its_bits, self.codec)
+        for absent in part.absent_spans():
             codes[absent.slice] = 0
-        for packed, shard in zip(self.box.payload(slot), self._shards, strict=True):
+        for packed, shard in zip(payload, chunk.shards, strict=True):
             self.codec.pack(packed, codes[shard.slice])
 
-    def _means(self, gradient: Gradient, sums: Sequence[float]) -> Tensor | None:
-        """The mean magnitude of each tensor's gradient, as bytes of float32 for a header."""
-        if not self._carries_magnitudes:
-            return None
-        of_parts = iter(sums)
-        means = [
-            next(of_parts) / max(span.numel, 1) if is_present else 0.0
-            for span, is_present in zip(self.layout.spans, gradient.present, strict=True)
-        ]
+    def _means(self, chunk: Chunk, sent: Mapping[int, Tensor]) -> Tensor:
+        """The mean magnitude of each parameter that ends in a chunk, as bytes of float32."""
+        here = [index for index in chunk.ending if index in sent]
+        sums = self.codec.magnitudes([sent[index] for index in here])
+        means = dict.fromkeys(chunk.ending, 0.0)
+        for index, total in zip(here, sums, strict=True):
+            means[index] = total / max(sent[index].numel(), 1)
         # The sum of large finite numbers may be infinite.
-        wire = torch.tensor(means, dtype=torch.float32).nan_to_num(0, 0, 0)
+        wire = torch.tensor(list(means.values()), dtype=torch.float32).nan_to_num(0, 0, 0)
         return wire.view(torch.uint8)
 
     # Ballots become a result.
@@ -218,27 +187,74 @@ class LevelAggregator:
     def cast(self) -> Collection[int]:
         return self.box.cast
 
-    def aggregate(self, round_: int) -> Outcome:
-        """1. Everybody's ballots come to those who count them. 2. They are counted. 3. Where each
-        process counts a shard, the results come to all."""
-        headers, received = self.box.exchange(round_)
+    def aggregate(self, round_: int, gradient: Gradient | None = None) -> Outcome:
+        return self.count(self.send(round_, gradient))
+
+    def send(self, round_: int, gradient: Gradient | None = None) -> Underway:
+        """Everybody's ballots set out to those who count them, chunk after chunk; a gradient is
+        coded while the chunks before are on their way."""
+        if self._is_to_be_cut:
+            self._cut_as_pays(round_)
+        everything = range(len(self.chunks))
+        written = everything if gradient is None else self._written(0, gradient, round_)
+        arrivals: list[Arrival] = []
+        for index in written:
+            if not arrivals:
+                self.box.close(round_)
+            arrivals.append(self.box.send(index))
+        return Underway(round_, arrivals)
+
+    def _cut_as_pays(self, round_: int) -> None:
+        """Whatever has been compressed already moves into the new chunks."""
+        self._is_to_be_cut = False
+        (whole,) = self.chunks
+        travel_s = self.exchange.travel_s(whole.format)
+        num_chunks = best_num_chunks(self.layout.numel, travel_s)
+        if num_chunks > 1:
+            pending = self.pending()
+            self._cut(num_chunks)
+            self.restore(pending, round_)
+
+    def count(self, underway: Underway) -> Outcome:
+        """Who votes, and the results, chunk after chunk as ballots come: counted here and now where
+        the others wait for them, and else when they are asked for."""
+        received = [underway.arrivals[0]()]
+        headers = self.box.headers(received[0], underway.round)
         voters = voters_of(headers, self.layout)
         if not voters:
+            received += [arrival() for arrival in underway.arrivals[1:]]
             return Outcome(headers, voters, received, None)
-        shard = self._shards[self.exchange.shard]
-        codes = self._count(voters, self._checked_ballots(received, shard), shard, round_)
-        if len(self._shards) > 1:
-            codes = self._collect(codes)
-            self._recount_some(codes, round_)
-        return Outcome(headers, voters, received, codes)
+        results = self._codes(self._result_dtype)
+        outcome = Outcome(headers, voters, received, results)
+        for index, chunk in enumerate(self.chunks):
+            count = functools.partial(self._count_chunk, outcome, underway, index)
+            if self.exchange.num_shards == 1:
+                outcome.expect(chunk.span, count)
+            else:
+                count()
+                wait = self._sent_results(chunk, results[chunk.span.slice])
+                outcome.expect(chunk.span, wait)
+        self._recount_some(outcome, underway.round)
+        return outcome
 
-    def ballots(self, received: Tensor) -> Tensor:
-        """The packed codes behind the headers."""
-        return received[:, self._format.ballot.header_bytes :]
+    def _count_chunk(self, outcome: Outcome, underway: Underway, index: int) -> None:
+        """Waits for the ballots, and writes the results of this process's shard of them."""
+        assert outcome.result is not None, "somebody votes"
+        if index:
+            outcome.received.append(underway.arrivals[index]())
+        chunk = self.chunks[index]
+        shard = chunk.shards[self.exchange.shard]
+        ballots = self._checked_ballots(chunk, outcome.received[index], shard)
+        codes = outcome.result[chunk.span.slice][shard.slice]
+        self._count(codes, outcome.voters, ballots, chunk, shard, underway.round)
 
-    def _checked_ballots(self, received: Tensor, shard: Span) -> Tensor:
+    def ballots(self, chunk: Chunk, received: Tensor) -> Tensor:
+        """The packed codes behind the headers of a chunk."""
+        return received[:, chunk.format.ballot.header_bytes :]
+
+    def _checked_ballots(self, chunk: Chunk, received: Tensor, shard: Span) -> Tensor:
         """Raises DamagedDataError, with the worker's name, for codes that cannot be."""
-        ballots = self.ballots(received)
+        ballots = self.ballots(chunk, received)
         try:
             self.codec.check(ballots, shard.numel)
         except DamagedDataError:
@@ -248,47 +264,58 @@ class LevelAggregator:
             raise
         return ballots
 
-    def _count(self, voters: Sequence[Voters], ballots: Tensor, shard: Span, round_: int) -> Tensor:
-        """The results of a shard, as codes."""
-        codes = self._codes(shard.numel, self._result_dtype)
+    def _count(
+        self,
+        codes: Tensor,
+        voters: Sequence[Voters],
+        ballots: Tensor,
+        chunk: Chunk,
+        shard: Span,
+        round_: int,
+    ) -> None:
+        """Writes the results of a shard of a chunk."""
+        place = shard.shifted(chunk.span.start)
         here = [
-            Voters(span.shifted(-shard.start), workers)
-            for span, workers in voters_within(voters, shard)
+            Voters(span.shifted(-place.start), workers)
+            for span, workers in voters_within(voters, place)
         ]
         bits = self._bits(BREAK_TIE, round_) if self._combine.breaks_ties else None
-        its_bits = None if bits is None else bits.at(shard.start)
+        its_bits = None if bits is None else bits.at(place.start)
         self.codec.count(codes, ballots, here, self._combine, its_bits)
-        return codes
 
-    def _collect(self, codes: Tensor) -> Tensor:
-        """Everybody's results, from those of this process's shard."""
-        assert self._format.result is not None
-        num_bytes = self._format.result.size_bytes(len(self._shards))
+    def _sent_results(self, chunk: Chunk, codes: Tensor) -> Callable[[], None]:
+        """Sends those of this process's shard: what is returned waits for everybody's, which are
+        written beside them."""
+        assert chunk.format.result is not None
+        num_bytes = chunk.format.result.size_bytes(len(chunk.shards))
         packed = torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
-        self._result_codec.pack(packed, codes)
-        collected = self.exchange.collect(packed, self._format)
-        everyones = self._codes(self.layout.numel, self._result_dtype)
-        for rank, (shard, row) in enumerate(zip(self._shards, collected, strict=True)):
-            with naming(f"the results of rank {rank}"):
-                self._result_codec.check(row[None], shard.numel)
-            self._result_codec.unpack(everyones[shard.slice], row)
-        return everyones
+        self._result_codec.pack(packed, codes[chunk.shards[self.exchange.shard].slice])
+        arrival = self.exchange.collect(packed, chunk.format)
 
-    def _recount_some(self, codes: Tensor, round_: int) -> None:
+        def wait() -> None:
+            for rank, (shard, row) in enumerate(zip(chunk.shards, arrival(), strict=True)):
+                with naming(f"the results of rank {rank}"):
+                    self._result_codec.check(row[None], shard.numel)
+                self._result_codec.unpack(codes[shard.slice], row)
+
+        return wait
+
+    def _recount_some(self, outcome: Outcome, round_: int) -> None:
         """In some rounds each process counts another one's shard once more. Which ones, nobody
         knows before the results are there: all draw together.
 
         Raises:
             PeerError: on every process alike, if results are not what the ballots come to.
         """
-        if not self._verify_fraction:
+        num_shards = self.exchange.num_shards
+        if num_shards == 1 or not self._verify_fraction:
             return
+        outcome.complete()
         drawn = self._drawn_together()
         if drawn >= self._verify_fraction * _NUM_DRAWS:
             return
-        num_shards = len(self._shards)
         offset = 1 + drawn % (num_shards - 1)
-        is_right = self._is_right(codes, (self.exchange.shard + offset) % num_shards, round_)
+        is_right = self._is_right(outcome, (self.exchange.shard + offset) % num_shards, round_)
         everyones = self.exchange.share(torch.tensor([is_right], dtype=torch.uint8)).flatten()
         wrong = [rank for rank, verdict in enumerate(everyones.tolist()) if not verdict]
         if wrong:
@@ -306,56 +333,109 @@ class LevelAggregator:
         rows = self.exchange.share(mine).cpu().numpy()
         return sum(int.from_bytes(row.tobytes(), "little") for row in rows) % _NUM_DRAWS
 
-    def _is_right(self, codes: Tensor, other: int, round_: int) -> bool:
-        """Whether the results of another shard are what its ballots come to. `codes` lie in the
-        buffer that counting needs, and come back to it."""
-        shard, results = self._shards[other], codes.clone()
-        headers, received = self.box.exchange_again(round_, other)
-        ballots = self._checked_ballots(received, shard)
-        counted = self._count(voters_of(headers, self.layout), ballots, shard, round_)
-        is_right = torch.equal(counted, results[shard.slice])
-        codes.copy_(results)
-        return is_right
+    def _is_right(self, outcome: Outcome, other: int, round_: int) -> bool:
+        """Whether the results of another shard are what its ballots come to."""
+        assert outcome.result is not None, "somebody votes"
+        received = [self.box.send_again(index, other)() for index in range(len(self.chunks))]
+        voters = voters_of(self.box.headers(received[0], round_), self.layout)
+        for chunk, rows in zip(self.chunks, received, strict=True):
+            shard = chunk.shards[other]
+            ballots = self._checked_ballots(chunk, rows, shard)
+            counted = torch.empty(shard.numel, dtype=self._result_dtype, device=self._device)
+            self._count(counted, voters, ballots, chunk, shard, round_)
+            if not torch.equal(counted, outcome.result[chunk.span.slice][shard.slice]):
+                return False
+        return True
 
     def updates(self, outcome: Outcome) -> Iterator[tuple[Span, Tensor]]:
         codec, combine = self._result_codec, self._combine
         if outcome.result is None:
             return
-        for span, workers in outcome.voters:
-            for part in span.chunks(codec.chunk_numel):
-                update = self.workspace.take("update", part.numel, torch.float32, self._device)
-                codec.decode(update, outcome.result[part.slice])
-                yield part, combine.update(update, len(workers))
+        for arrived in outcome.arrivals():
+            for span, workers in voters_within(outcome.voters, arrived):
+                for part in span.chunks(codec.chunk_numel):
+                    update = self.workspace.take("update", part.numel, torch.float32, self._device)
+                    codec.decode(update, outcome.result[part.slice])
+                    yield part, combine.update(update, len(workers))
 
     # For clients that put a vote back into the gradient's units.
 
-    def median_magnitudes(self, outcome: Outcome) -> Tensor:
-        """By parameter, the lower median over those who vote on it of what their headers say: fewer
-        than half of them cannot move it beyond what the others say.
+    def median_magnitudes(self, outcome: Outcome, index: int) -> Tensor:
+        """Of each parameter that ends in a chunk, the lower median over those who vote on it of
+        what their ballots say: fewer than half of them cannot move it beyond what the others say.
+
+        Args:
+            index: of a chunk that has arrived.
 
         Raises:
-            DamagedDataError: a header says what cannot be.
+            DamagedDataError: a ballot says what cannot be.
         """
-        end = self._format.ballot.header_bytes
-        wire = outcome.received[:, self._header_bytes : end].cpu().contiguous()
-        means = wire.view(torch.float32)
+        chunk = self.chunks[index]
+        means = _means_in(outcome.received[index], chunk)
         for header, row in zip(outcome.headers, means, strict=True):
             if not bool((row.isfinite() & (row >= 0)).all()):
                 raise DamagedDataError(
                     f"worker {header.worker} sends a mean magnitude that cannot be one"
                 )
-        votes = torch.tensor([header.present for header in outcome.headers])
+        ending = slice(chunk.ending.start, chunk.ending.stop)
+        present = [header.present[ending] for header in outcome.headers]
+        votes = torch.tensor(present, dtype=torch.bool)
         medians: Tensor = means.masked_fill(~votes, math.nan).nanmedian(0).values
         return medians.nan_to_num(0.0)
 
+    # Saving in mid-round.
+
     def pending(self) -> dict[str, Tensor]:
-        return self.box.pending()
+        pending = self.box.pending()
+        for slot in self.box.cast:
+            pending[f"codes.{self.exchange.hosted[slot]}"] = self._packed_whole(slot)
+        return pending
+
+    def _packed_whole(self, slot: int) -> Tensor:
+        """A ballot's codes, however they travel."""
+        codes = self._codes(self._code_dtype)
+        for index, chunk in enumerate(self.chunks):
+            for packed, shard in zip(self.box.payload(slot, index), chunk.shards, strict=True):
+                self.codec.unpack(codes[chunk.span.slice][shard.slice], packed)
+        packed = torch.empty(self._packed_bytes, dtype=torch.uint8, device=self._device)
+        self.codec.pack(packed, codes)
+        return packed
+
+    @property
+    def _packed_bytes(self) -> int:
+        return packed_size(self.layout.numel, self.alphabet)
 
     def pending_kinds(self) -> dict[str, Kind]:
-        return self.box.pending_kinds()
+        kind = TensorOf((self._packed_bytes,), [torch.uint8])
+        codes = {f"codes.{worker}": kind for worker in self.exchange.hosted}
+        return self.box.pending_kinds() | codes
 
     def restore(self, pending: Mapping[str, Tensor], round_: int) -> None:
-        self.box.restore(pending, round_)
+        headers = {name: one for name, one in pending.items() if name.startswith("ballot.")}
+        whole = {
+            int(name.rpartition(".")[2]): one.to(self._device)
+            for name, one in pending.items()
+            if name not in headers
+        }
+        self._check_restored(headers, whole)
+        self.box.restore(headers, round_)
+        for worker, packed in whole.items():
+            slot = list(self.exchange.hosted).index(worker)
+            codes = self._codes(self._code_dtype)
+            self.codec.unpack(codes, packed)
+            for index, chunk in enumerate(self.chunks):
+                for row, shard in zip(self.box.payload(slot, index), chunk.shards, strict=True):
+                    self.codec.pack(row, codes[chunk.span.slice][shard.slice])
+
+    def _check_restored(self, headers: Mapping[str, Tensor], whole: Mapping[int, Tensor]) -> None:
+        """Raises SettingError or DamagedDataError, before anything is taken over."""
+        if {f"ballot.{worker}" for worker in whole} != set(headers):
+            raise SettingError("this state's ballots lack headers or codes")
+        for worker, packed in whole.items():
+            if packed.shape != (self._packed_bytes,):
+                raise SettingError(f"this state's ballot of worker {worker} has another size")
+            with naming(f"the ballot of worker {worker}"):
+                self.codec.check(packed[None], self.layout.numel)
 
     def _bits(self, purpose: str, *counters: int) -> BitStream | None:
         """The random bits of the vector; None where zeros are kept."""
@@ -363,7 +443,21 @@ class LevelAggregator:
             return None
         return BitStream(derive_key(self._seed, purpose, *counters), self._first)
 
-    def _codes(self, numel: int, dtype: torch.dtype) -> Tensor:
-        """One buffer for a worker's codes, a shard's results, and everybody's: each is packed
-        before the next is written."""
-        return self.workspace.take("codes", numel, dtype, self._device)
+    def _codes(self, dtype: torch.dtype) -> Tensor:
+        """One buffer for a worker's codes and everybody's results: each chunk is packed before its
+        results are written."""
+        return self.workspace.take("codes", self.layout.numel, dtype, self._device)
+
+
+def _by_parameter(gradient: Gradient) -> dict[int, Tensor]:
+    """The values of a gradient in parts for each parameter."""
+    present = [index for index, is_present in enumerate(gradient.present) if is_present]
+    return dict(zip(present, (values for _, values in gradient.parts), strict=True))
+
+
+def _means_in(received: Tensor, chunk: Chunk) -> Tensor:
+    """What stands in front of a chunk's codes: float32, shape (num_workers, parameters that end in
+    it)."""
+    end = chunk.format.ballot.header_bytes
+    wire = received[:, end - MAGNITUDE_BYTES * len(chunk.ending) : end].cpu().contiguous()
+    return wire.view(torch.float32)

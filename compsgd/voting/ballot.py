@@ -19,7 +19,7 @@ from compsgd.codec.wire import RoundFormat
 from compsgd.errors import DamagedDataError, PeerError, SettingError
 from compsgd.kinds import Kind, TensorOf
 from compsgd.layout import FlatLayout, Voters
-from compsgd.voting.exchange import Exchange
+from compsgd.voting.exchange import Arrival, Exchange
 
 _MAGIC = b"csgd"
 _VERSION = 1
@@ -149,11 +149,11 @@ def naming(sender: str) -> Iterator[None]:
 
 
 class BallotBox:
-    """The hosted workers' ballots of the round under way: of each worker and shard a header, then
-    what the header speaks of.
+    """The hosted workers' ballots of the round under way, as they travel: in chunks, of which the
+    first has the header in front.
 
     Attributes:
-        rows: uint8, shape (hosted, num_shards, num_bytes): what travels.
+        rows: by chunk, uint8 of shape (hosted, num_shards, num_bytes): what travels.
         cast: the headers of those who have voted so far, by place among the hosted.
     """
 
@@ -161,7 +161,7 @@ class BallotBox:
         self,
         layout: FlatLayout,
         exchange: Exchange,
-        format: RoundFormat,
+        formats: Sequence[RoundFormat],
         symbol_bits: int,
         zeros: bool,
         device: torch.device,
@@ -170,23 +170,29 @@ class BallotBox:
         Args:
             layout: of the flat vector, whose parameters headers count.
             exchange: carries the ballots.
-            format: of the ballots; its header_bytes are at least header_num_bytes.
+            formats: by chunk; the header_bytes of the first are at least header_num_bytes.
             symbol_bits, zeros: as in BallotHeader.
             device: where ballots are.
         """
         self._layout = layout
         self._exchange = exchange
-        self._format = format
+        self._formats = formats
         self._symbol_bits = symbol_bits
         self._zeros = zeros
-        num_shards = exchange.num_shards
-        shape = len(exchange.hosted), num_shards, format.ballot.size_bytes(num_shards)
-        self.rows = torch.zeros(shape, dtype=torch.uint8, device=device)
+        num_hosted, num_shards = len(exchange.hosted), exchange.num_shards
+        self.rows = [
+            torch.zeros(
+                num_hosted, num_shards, format.ballot.size_bytes(num_shards),
+                dtype=torch.uint8, device=device,
+            )
+            for format in formats
+        ]  # fmt: skip
         self.cast: dict[int, BallotHeader] = {}
 
-    def payload(self, slot: int) -> Tensor:
-        """Where a hosted worker's ballot is written, uint8 of shape (num_shards, num_bytes)."""
-        return self.rows[slot, :, self._format.ballot.header_bytes :]
+    def payload(self, slot: int, chunk: int) -> Tensor:
+        """Where the codes of a chunk of a hosted worker's ballot are written, uint8 of shape
+        (num_shards, num_bytes)."""
+        return self.rows[chunk][slot, :, self._formats[chunk].ballot.header_bytes :]
 
     def header(
         self, worker: int, round_: int, present: Sequence[bool], non_finite: int | None = None
@@ -194,50 +200,46 @@ class BallotBox:
         """A worker's, for this round."""
         return BallotHeader(worker, round_, self._symbol_bits, self._zeros, present, non_finite)
 
-    def put(self, slot: int, header: BallotHeader, extra: Tensor | None = None) -> None:
-        """Puts a header in front of what was written.
-
-        Args:
-            slot: whose, by place among the hosted.
-            header: of that worker.
-            extra: uint8, what else stands in the header, behind the usual.
-        """
+    def put(self, slot: int, header: BallotHeader) -> None:
+        """Puts a header in front of the first chunk of a hosted worker, by place."""
         head = header.to_tensor()
-        head = head if extra is None else torch.cat([head, extra])
-        self.rows[slot, :, : head.numel()] = head.to(self.rows.device)
+        self.rows[0][slot, :, : head.numel()] = head.to(self.rows[0].device)
         self.cast[slot] = header
 
-    def exchange(self, round_: int) -> tuple[list[BallotHeader], Tensor]:
-        """Carries the ballots; hosted workers that have cast none sit out. The box is empty then.
+    def put_extra(self, slot: int, chunk: int, extra: Tensor) -> None:
+        """Puts bytes, uint8, in front of the codes of a chunk, behind any header."""
+        end = self._formats[chunk].ballot.header_bytes
+        self.rows[chunk][slot, :, end - extra.numel() : end] = extra.to(self.rows[chunk].device)
 
-        Returns:
-            the headers of all N workers, and what was received: uint8, shape (N, num_bytes), this
-            process's shard of every ballot.
+    def close(self, round_: int) -> None:
+        """Hosted workers that have cast none sit out; the next round begins."""
+        for slot, worker in enumerate(self._exchange.hosted):
+            if slot not in self.cast:
+                for rows in self.rows:
+                    rows[slot] = 0
+                self.put(slot, self.header(worker, round_, self._nobody))
+        self.cast.clear()
+
+    def send(self, chunk: int) -> Arrival:
+        """Sends a chunk. Returns what waits for this process's shard of everybody's: uint8, shape
+        (N, num_bytes)."""
+        return self._exchange.distribute(self.rows[chunk], self._formats[chunk])
+
+    def send_again(self, chunk: int, shard: int) -> Arrival:
+        """The same once more of the last round, so that this process gets another shard; all others
+        get shards as far from their own."""
+        offset = shard - self._exchange.shard
+        return self._exchange.distribute(self.rows[chunk].roll(-offset, 1), None)
+
+    def headers(self, received: Tensor, round_: int) -> list[BallotHeader]:
+        """Of all N workers, from the first chunk of each, uint8 of shape (N, num_bytes).
 
         Raises:
             PeerError: a ballot of another round, worker or model.
             DamagedDataError: what is no ballot.
         """
-        for slot, worker in enumerate(self._exchange.hosted):
-            if slot not in self.cast:
-                self.rows[slot] = 0
-                self.put(slot, self.header(worker, round_, self._nobody))
-        self.cast.clear()
-        received = self._exchange.distribute(self.rows, self._format)
-        return self._headers(received, round_), received
-
-    def exchange_again(self, round_: int, shard: int) -> tuple[list[BallotHeader], Tensor]:
-        """Carries the ballots of the round that was exchanged last once more, so that this process
-        gets another shard; all others get shards as far from their own. Returns and raises as
-        `exchange`."""
-        offset = shard - self._exchange.shard
-        received = self._exchange.distribute(self.rows.roll(-offset, 1), None)
-        return self._headers(received, round_), received
-
-    def _headers(self, received: Tensor, round_: int) -> list[BallotHeader]:
-        """Of all workers, checked."""
         headers = []
-        for worker, row in enumerate(received[:, : header_num_bytes(len(self._nobody))].cpu()):
+        for worker, row in enumerate(received[:, : self._header_bytes].cpu()):
             with naming(f"the ballot of worker {worker}"):
                 header = BallotHeader.from_tensor(row)
                 header.check_matches(self.header(worker, round_, self._nobody))
@@ -245,18 +247,22 @@ class BallotBox:
         return headers
 
     @property
+    def _header_bytes(self) -> int:
+        return header_num_bytes(len(self._layout.spans))
+
+    @property
     def _nobody(self) -> list[bool]:
         """No parameter has a gradient."""
         return [False] * len(self._layout.spans)
 
     def pending(self) -> dict[str, Tensor]:
-        """Copies of the ballots cast so far, as "ballot.<worker>"."""
+        """The headers of the ballots cast so far, as "ballot.<worker>"."""
         hosted = self._exchange.hosted
-        return {f"ballot.{hosted[slot]}": self.rows[slot].clone() for slot in self.cast}
+        return {f"ballot.{hosted[slot]}": header.to_tensor() for slot, header in self.cast.items()}
 
     def pending_kinds(self) -> dict[str, Kind]:
         """What `pending` may hold, by name."""
-        kind = TensorOf(self.rows.shape[1:], [torch.uint8])
+        kind = TensorOf((self._header_bytes,), [torch.uint8])
         return {f"ballot.{worker}": kind for worker in self._exchange.hosted}
 
     def restore(self, pending: Mapping[str, Tensor], round_: int) -> None:
@@ -274,14 +280,11 @@ class BallotBox:
                 raise SettingError(
                     f"this state holds a ballot of worker {worker}, which is not hosted here"
                 )
-            slot = hosted.index(worker)
-            if row.shape != self.rows[slot].shape:
+            if row.shape != (self._header_bytes,):
                 raise SettingError(f"this state's ballot of worker {worker} has another size")
-            head = row[0, : header_num_bytes(len(self._layout.spans))].cpu()
-            header = BallotHeader.from_tensor(head)
+            header = BallotHeader.from_tensor(row.cpu())
             header.check_matches(self.header(worker, round_, header.present))
-            self.rows[slot] = row.to(self.rows.device)
-            self.cast[slot] = header
+            self.put(hosted.index(worker), header)
 
 
 def _bits_to_bytes(bits: Sequence[bool]) -> bytes:

@@ -7,17 +7,21 @@ A ballot is cut into shards, and each process counts one of them. In an exchange
 ballots to everybody there is only one shard: the whole.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
 from compsgd.checks import check_integer
 from compsgd.codec.wire import RoundFormat
 
+# Bytes on their way: waits for them.
+Arrival: TypeAlias = Callable[[], Tensor]
+
 
 class Exchange(Protocol):
-    """All processes call the same methods in the same order, with equal sizes.
+    """All processes call the same methods in the same order, with equal sizes. What is sent stays
+    as it is until it is waited for.
 
     Attributes:
         num_workers: N, the workers of all processes together.
@@ -48,27 +52,28 @@ class Exchange(Protocol):
     @property
     def num_processes(self) -> int: ...
 
-    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Tensor:
-        """Brings ballots to those who count them.
+    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Arrival:
+        """Sets out to bring ballots to those who count them.
 
         Args:
             ballots: uint8, shape (k, num_shards, num_bytes), a row for each of k hosted workers.
             format: what they hold, for the ledger; None for what separate workers would not send.
 
         Returns:
-            uint8, shape (k * W, num_bytes) of W processes: this process's shard of every ballot,
-            by worker if all hosted workers' are there, and else by process.
+            what waits for uint8, shape (k * W, num_bytes) of W processes: this process's shard of
+            every ballot, by worker if all hosted workers' are there, and else by process.
         """
 
-    def collect(self, result: Tensor, format: RoundFormat) -> Tensor:
-        """Brings everybody's result for their shard to everybody.
+    def collect(self, result: Tensor, format: RoundFormat) -> Arrival:
+        """Sets out to bring everybody's result for their shard to everybody.
 
         Args:
             result: uint8, shape (num_bytes,).
             format: what it holds, for the ledger.
 
         Returns:
-            uint8, shape (num_shards, num_bytes). With one shard nobody needs to call it.
+            what waits for uint8, shape (num_shards, num_bytes). With one shard nobody needs to call
+            it.
         """
 
     def by_shards(self) -> "Exchange":
@@ -86,6 +91,10 @@ class Exchange(Protocol):
         Returns:
             uint8, shape (W, k), by process.
         """
+
+    def travel_s(self, format: RoundFormat) -> float:
+        """How long all that one process sends of a round travels, as measured the first time; the
+        same on all processes, which ask together."""
 
     def compare(self, facts: Mapping[str, str]) -> None:
         """Compares facts, by name, between all processes.
@@ -129,13 +138,13 @@ class InProcessExchange:
         self.num_workers = check_integer("num_workers", num_workers, 1)
         self.hosted: Sequence[int] = range(self.num_workers)
 
-    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Tensor:
+    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Arrival:
         """The ballots themselves."""
-        return ballots[:, 0]
+        return lambda: ballots[:, 0]
 
-    def collect(self, result: Tensor, format: RoundFormat) -> Tensor:
+    def collect(self, result: Tensor, format: RoundFormat) -> Arrival:
         """The result itself."""
-        return result.unsqueeze(0)
+        return lambda: result.unsqueeze(0)
 
     def by_shards(self) -> "InProcessExchange":
         """Itself."""
@@ -147,6 +156,10 @@ class InProcessExchange:
     def share(self, mine: Tensor) -> Tensor:
         """Itself, alone."""
         return mine.unsqueeze(0)
+
+    def travel_s(self, format: RoundFormat) -> float:
+        """No time."""
+        return 0.0
 
     def compare(self, facts: Mapping[str, str]) -> None:
         """Nobody to differ from."""

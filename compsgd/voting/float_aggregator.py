@@ -12,10 +12,10 @@ from compsgd.errors import SettingError
 from compsgd.gradient import Gradient
 from compsgd.kinds import Kind, ScalarInteger, TensorOf
 from compsgd.layout import FlatLayout, Span
-from compsgd.voting.aggregator import Outcome
 from compsgd.voting.ballot import BallotBox, header_num_bytes, voters_of
 from compsgd.voting.exchange import Exchange
 from compsgd.voting.float_sum import FloatSum
+from compsgd.voting.outcome import Outcome
 
 _FLOAT_BITS = 32
 
@@ -48,7 +48,7 @@ class FloatAggregator:
         header = WireFormat(0, None, header_num_bytes(len(layout.spans)))
         by_shards = exchange.by_shards()
         self._box = BallotBox(
-            layout, by_shards, RoundFormat(header), _FLOAT_BITS, zeros=True, device=device
+            layout, by_shards, [RoundFormat(header)], _FLOAT_BITS, zeros=True, device=device
         )
         self._sum = FloatSum(layout.numel, exchange, device)
         self._last: Tensor | None = None
@@ -75,12 +75,16 @@ class FloatAggregator:
     def cast(self) -> Collection[int]:
         return self._box.cast
 
-    def aggregate(self, round_: int) -> Outcome:
+    def aggregate(self, round_: int, gradient: Gradient | None = None) -> Outcome:
+        if gradient is not None:
+            self.compress(0, gradient, round_)
         self._add_slots(len(self.exchange.hosted))
-        headers, received = self._box.exchange(round_)
+        self._box.close(round_)
+        received = self._box.send(0)()
+        headers = self._box.headers(received, round_)
         total = self._sum.total()
         self._sum = FloatSum(self.layout.numel, self.exchange, self._device)
-        return Outcome(headers, voters_of(headers, self.layout), received, total)
+        return Outcome(headers, voters_of(headers, self.layout), [received], total)
 
     def updates(self, outcome: Outcome) -> Iterator[tuple[Span, Tensor]]:
         assert outcome.result is not None

@@ -37,7 +37,7 @@ class FloatSum:
         shards = _padded(vector, num_shards * size).view(1, num_shards, size)
         # A separate worker would take part in one all-to-all: the first.
         format = None if self.num_added else self._format
-        for row in self._exchange.distribute(shards.view(torch.uint8), format):
+        for row in self._exchange.distribute(shards.view(torch.uint8), format)():
             self.shard += row.view(torch.float32)
         self.num_added += 1
 
@@ -45,7 +45,7 @@ class FloatSum:
         """The whole sum ((0 + v_0) + v_1) + ...; float32, shape (numel,)."""
         if self._exchange.num_shards == 1:
             return self.shard
-        collected = self._exchange.collect(self.shard.view(torch.uint8), self._format)
+        collected = self._exchange.collect(self.shard.view(torch.uint8), self._format)()
         return collected.view(torch.float32).flatten()[: self._numel]
 
 

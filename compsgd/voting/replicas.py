@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from compsgd.voting.aggregator import Outcome
 from compsgd.voting.exchange import Exchange
+from compsgd.voting.outcome import Outcome
 
 _DIGITS = 16
 
@@ -41,9 +41,10 @@ def digest_of_text(text: str) -> str:
 
 def facts_of(outcome: Outcome, exchange: Exchange, round_: int) -> dict[str, str]:
     """What every process must have seen alike in a round, by name."""
+    outcome.complete()
     facts = {f"what the ballots of round {round_} say": digest_of_text(repr(outcome.headers))}
     if exchange.num_shards == 1:
-        facts[f"the ballots of round {round_}"] = digest([outcome.received])
+        facts[f"the ballots of round {round_}"] = digest(outcome.received)
     if outcome.result is not None:
         facts[f"the result of round {round_}"] = digest([outcome.result])
     return facts

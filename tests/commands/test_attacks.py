@@ -31,10 +31,10 @@ class Spy(compsgd.InProcessExchange):
         self.replace = replace
 
     def distribute(self, ballots, format):
-        self.ballots = super().distribute(ballots, format).clone()
+        self.ballots = super().distribute(ballots, format)().clone()
         if self.replace is not None:
             self.ballots[-1, 28:] = self.replace
-        return self.ballots
+        return lambda: self.ballots
 
 
 def levels_under(attack, num_rounds=3, binning="lin"):

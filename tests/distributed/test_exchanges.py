@@ -32,9 +32,9 @@ def test_all_gather():
     assert list(exchange.hosted) == list(range(dist.get_rank(), NUM_WORKERS, world_size))
     everyones = torch.arange(NUM_WORKERS * 10, dtype=torch.uint8).view(NUM_WORKERS, 10)
     mine = everyones[list(exchange.hosted)]
-    assert torch.equal(exchange.distribute(mine.unsqueeze(1), FORMAT), everyones)
+    assert torch.equal(exchange.distribute(mine.unsqueeze(1), FORMAT)(), everyones)
     result = torch.ones(5, dtype=torch.uint8)
-    assert torch.equal(exchange.collect(result, FORMAT)[0], result)
+    assert torch.equal(exchange.collect(result, FORMAT)()[0], result)
     exchange.end_round(range(NUM_WORKERS))
     (step,) = exchange.ledger.steps
     assert step.logical == (3 * (4 + 40),) * 2
@@ -49,11 +49,11 @@ def test_scatter_reduce():
     # ballots[worker, shard] says both.
     ballots = torch.stack([torch.full((world_size, 5), 10 * w) for w in range(NUM_WORKERS)])
     ballots = (ballots + torch.arange(world_size)[:, None]).to(torch.uint8)
-    received = exchange.distribute(ballots[list(exchange.hosted)], FORMAT)
+    received = exchange.distribute(ballots[list(exchange.hosted)], FORMAT)()
     assert torch.equal(received, ballots[:, dist.get_rank()])
     result = torch.full((4,), dist.get_rank(), dtype=torch.uint8)
     if world_size > 1:
-        collected = exchange.collect(result, FORMAT)
+        collected = exchange.collect(result, FORMAT)()
         assert collected[:, 0].tolist() == list(range(world_size))
     exchange.end_round(())
     (step,) = exchange.ledger.steps

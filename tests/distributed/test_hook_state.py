@@ -79,8 +79,9 @@ def test_disagreements(name, values):
         loss_of(hooked, rank, 0).backward()
 
 
+@pytest.mark.parametrize("where", ["send", "count"])
 @on_ranks(2, 4)
-def test_an_error_on_one_rank():
+def test_an_error_on_one_rank(where):
     """It goes on with nothing: later buckets would meet the wrong ones of others."""
     if dist.get_rank() != 0:
         return
@@ -95,7 +96,7 @@ def test_an_error_on_one_rank():
         raise ValueError("out of something")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LevelAggregator, "aggregate", failing)
+        patch.setattr(LevelAggregator, where, failing)
         alone.zero_grad()
         # torch makes an error of its own of what a future holds.
         with pytest.raises(Exception, match="out of something"):

@@ -56,11 +56,11 @@ class Tampered:
         original, self.calls = getattr(kind, method), 0
 
         def tampered(exchange, *args):
-            found = original(exchange, *args)
-            if dist.get_rank() == rank and self.calls >= first_call:
-                found = alter(found.clone())
+            arrival = original(exchange, *args)
             self.calls += 1
-            return found
+            if dist.get_rank() == rank and self.calls > first_call:
+                return lambda: alter(arrival().clone())
+            return arrival
 
         monkeypatch.setattr(kind, method, tampered)
 
@@ -163,15 +163,14 @@ def test_comparing_moves_nothing():
 
 def lie(monkeypatch, rank):
     """A rank's results are others than its shard of the ballots comes to, the same to all."""
-    original = LevelAggregator._collect
+    original = LevelAggregator._sent_results
 
-    def collect(aggregator, codes):
+    def sent_results(aggregator, chunk, codes):
         if dist.get_rank() == rank:
-            codes = codes.clone()
-            codes[7] ^= 1
-        return original(aggregator, codes)
+            codes[chunk.shards[aggregator.exchange.shard].slice][7] ^= 1
+        return original(aggregator, chunk, codes)
 
-    monkeypatch.setattr(LevelAggregator, "_collect", collect)
+    monkeypatch.setattr(LevelAggregator, "_sent_results", sent_results)
 
 
 @pytest.mark.parametrize(

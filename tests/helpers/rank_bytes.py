@@ -22,7 +22,8 @@ eager_vote = functools.partial(compsgd.CompressedSGDVote, compile="off")
 def measure(network, optimizer, exchange):
     """Bytes this rank sent: by the ledger, and by the kernel."""
     parameter = torch.zeros(NUMEL)
-    one = optimizer([parameter], 1e-4, exchange=build_exchange(exchange, network.gradient))
+    carrier = build_exchange(exchange, network.gradient, network.bookkeeping)
+    one = optimizer([parameter], 1e-4, exchange=carrier)
     parameter.grad = torch.randn(NUMEL)
     first_step = len(network.ledger.steps)
     before = count_bytes(network.gradient_sockets).sent_bytes

@@ -138,6 +138,7 @@ def test_a_round_is_its_parts(num_bits, zeros, compile, combine, num_shards):
             aggregator.compress(slot, gradient, round_)
         exchange.sent.clear()
         outcome = aggregator.aggregate(round_)
+        outcome.complete()
         ballots = chain.ballots(gradients_of(round_, absent), round_)
         header_bytes = header_num_bytes(len(SIZES))
         assert torch.equal(exchange.sent[0][:, :, header_bytes:], ballots)
@@ -185,8 +186,9 @@ def test_an_outcome_says_who_took_part():
     assert [header.worker for header in outcome.headers] == [0, 1, 2]
     assert [header.non_finite for header in outcome.headers] == [None, 0, None]
     assert outcome.voters == [((0, LAYOUT.numel), (0,))]
-    assert outcome.received.shape[0] == NUM_WORKERS
-    assert not aggregator.ballots(outcome.received)[1:].any()
+    (received,) = outcome.received
+    assert received.shape[0] == NUM_WORKERS
+    assert not aggregator.ballots(aggregator.chunks[0], received)[1:].any()
 
 
 def test_nobody_votes():
@@ -208,9 +210,9 @@ def test_damaged_ballots_are_no_result():
     parameter = torch.zeros(1)
     parameter.grad = torch.ones(1)
     one.compress(0, gather([parameter], layout, CPU), 0)
-    one.box.payload(0)[0, 0] |= 1 << 3
+    one.box.payload(0, 0)[0, 0] |= 1 << 3
     with pytest.raises(DamagedDataError, match="padding"):
-        one.aggregate(0)
+        one.aggregate(0).complete()
 
 
 def test_a_ballot_of_another_round_does_not_belong():
@@ -230,12 +232,13 @@ def test_what_is_pending_goes_on_elsewhere(slots):
     for slot in slots:
         one.compress(slot, gradients[slot], 0)
     pending = one.pending()
-    assert set(pending) == {f"ballot.{slot}" for slot in slots}
+    assert set(pending) == {f"{name}.{slot}" for slot in slots for name in ("ballot", "codes")}
+    assert set(pending) <= set(one.pending_kinds())
     expected = one.aggregate(0)
     other.restore(pending, 0)
     found = other.aggregate(0)
     assert found.participants == expected.participants == tuple(sorted(slots))
-    assert torch.equal(found.received, expected.received)
+    assert torch.equal(found.received[0], expected.received[0])
     assert slots == () or torch.equal(found.result, expected.result)
 
 
@@ -243,11 +246,11 @@ def test_what_is_pending_is_a_copy():
     aggregator = Setting().aggregator()
     first, second = gradients_of(0)[:2]
     aggregator.compress(0, first, 0)
-    pending = aggregator.pending()["ballot.0"]
+    pending = aggregator.pending()["codes.0"]
     before = pending.clone()
     aggregator.compress(0, second, 0)
     assert torch.equal(pending, before)
-    assert not torch.equal(aggregator.pending()["ballot.0"], before)
+    assert not torch.equal(aggregator.pending()["codes.0"], before)
 
 
 def test_restore_refuses_what_does_not_fit():
@@ -259,7 +262,13 @@ def test_restore_refuses_what_does_not_fit():
     with pytest.raises(PeerError, match="round 0 instead of 1"):
         one.restore(pending, 1)
     with pytest.raises(SettingError, match="worker 5, which is not hosted here"):
-        one.restore({"ballot.5": pending["ballot.0"]}, 0)
+        one.restore({"ballot.5": pending["ballot.0"], "codes.5": pending["codes.0"]}, 0)
+    with pytest.raises(SettingError, match="lack headers or codes"):
+        one.restore({"ballot.0": pending["ballot.0"]}, 0)
+    damaged = pending["codes.0"].clone()
+    damaged[-1] = 0xFF
+    with pytest.raises(DamagedDataError, match=r"ballot of worker 0: .*padding"):
+        one.restore(pending | {"codes.0": damaged}, 0)
 
 
 # Magnitudes.
@@ -270,7 +279,7 @@ def test_headers_carry_median_magnitudes():
     gradients = gradients_of(0, absent=(1,))
     for slot, gradient in enumerate(gradients):
         aggregator.compress(slot, gradient, 0)
-    found = aggregator.median_magnitudes(aggregator.aggregate(0))
+    found = aggregator.median_magnitudes(aggregator.aggregate(0), 0)
     means = [[part.values.abs().mean() for part in gradient.parts] for gradient in gradients]
     # Of two the lower one.
     expected = torch.stack([min(means[0][0], means[2][0]), sorted(m[-1] for m in means)[1]])
@@ -283,6 +292,6 @@ def test_magnitudes_that_cannot_be_are_damage(bad):
     aggregator.compress(0, gradients_of(0)[0], 0)
     outcome = aggregator.aggregate(0)
     start = header_num_bytes(len(SIZES))
-    outcome.received[0, start : start + 4] = torch.tensor([bad]).view(torch.uint8)
+    outcome.received[0][0, start : start + 4] = torch.tensor([bad]).view(torch.uint8)
     with pytest.raises(DamagedDataError, match="worker 0 sends a mean magnitude"):
-        aggregator.median_magnitudes(outcome)
+        aggregator.median_magnitudes(outcome, 0)

@@ -200,13 +200,12 @@ def test_sums_of_magnitudes_show_what_is_not_finite():
     values = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
     expected = float(values.double().abs().sum())
     codec = numba_codec(3)
-    whole = gradient_in_parts(values, [0, 10_000])
-    assert codec.magnitudes(whole) == [pytest.approx(expected, rel=1e-6)]
+    assert codec.magnitudes([values]) == [pytest.approx(expected, rel=1e-6)]
     for place in (0, 4095, 9999):
         for bad in (np.inf, -np.inf, np.nan):
             damaged = values.clone()
             damaged[place] = bad
-            assert not np.isfinite(codec.magnitudes(gradient_in_parts(damaged, [0, 10_000])))
+            assert not np.isfinite(codec.magnitudes([damaged]))
 
 
 def test_which_specs_have_loops():

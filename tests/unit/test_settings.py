@@ -32,6 +32,8 @@ BAD = [
     ("strict", None), ("count_usages", "no"),
     ("compile", "maybe"), ("compile", True),
     ("check_every", -1), ("check_every", 1.5), ("verify_fraction", 1.1), ("verify_fraction", -0.1),
+    ("fallback", None),
+    ("num_chunks", 0), ("num_chunks", 4097), ("num_chunks", "auto"), ("num_chunks", 2.5),
     ("timeout_s", 0), ("timeout_s", float("inf")), ("timeout_s", "300"),
 ]  # fmt: skip
 
@@ -39,6 +41,7 @@ GOOD = [
     ("num_bits", 1), ("num_bits", 8), ("binning", "exp"), ("decay_min", 1), ("decay_max", 1e-9),
     ("seed", 2**70), ("scale", "mean_abs"), ("scale", -1e30), ("scale", 0), ("timeout_s", 0.001),
     ("momentum", 0), ("momentum", 0.999), ("l2", 0), ("exempt_lr", None), ("exempt_lr", 0),
+    ("num_chunks", None), ("num_chunks", 1),
     ("compile", "native"), ("exchange", "whatever a registry has"),
 ]  # fmt: skip
 

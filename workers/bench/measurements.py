@@ -13,7 +13,7 @@ from compsgd.codec.packing import packed_num_bytes
 from compsgd.codec.wire import RoundFormat
 from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.ballot import BallotHeader, header_num_bytes
-from compsgd.voting.exchange import InProcessExchange
+from compsgd.voting.exchange import Arrival, InProcessExchange
 from compsgd.workers.bench.memory import peak_extra_bytes
 from compsgd.workers.bench.timing import Timing, time_beside_copies
 
@@ -83,13 +83,14 @@ class _Echo(InProcessExchange):
         self._header_bytes = header_num_bytes(1)
         self._rows: Tensor | None = None
 
-    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Tensor:
+    def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Arrival:
         if self._rows is None:
             self._rows = ballots[0].repeat(self.num_workers, 1)
         header = BallotHeader.from_tensor(ballots[0, 0, : self._header_bytes])
         for worker, row in enumerate(self._rows):
             row[: self._header_bytes] = replace(header, worker=worker).to_tensor()
-        return self._rows
+        rows = self._rows
+        return lambda: rows
 
 
 def measure_codec(case: CodecCase, voters: Sequence[int], repeats: int) -> dict[str, Any]:

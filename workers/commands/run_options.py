@@ -13,7 +13,15 @@ from compsgd.comm.exchanges import EXCHANGES
 from compsgd.comm.group.rank_info import RankInfo
 from compsgd.errors import CompsgdError, SettingError
 from compsgd.optim.optimizers import OPTIMIZERS
-from compsgd.settings import Choice, Flag, Integer, Name, VoteSettings, setting_field
+from compsgd.settings import (
+    Choice,
+    Flag,
+    Integer,
+    Name,
+    OptionalInteger,
+    VoteSettings,
+    setting_field,
+)
 from compsgd.workers.commands.config_file import take_options
 from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.commands.spreading import HeadedOption, IntegerRange, flag_option
@@ -126,6 +134,8 @@ def _type(setting: str, option: str | None = None) -> Any:
     kind = setting_field(setting).metadata["kind"]
     if isinstance(kind, Integer):
         return IntegerRange(kind.at_least, kind.at_most)
+    if isinstance(kind, OptionalInteger):
+        return AutoOr(int, kind.integer.at_least, kind.integer.at_most or math.inf)
     if isinstance(kind, Name):
         return click.Choice(tuple(_REGISTRIES[setting]))
     if isinstance(kind, Choice):
@@ -238,6 +248,8 @@ _COMMUNICATION = [
             show_default=f"{_DEFAULT_NUM_WORKERS}; under torchrun the number of processes",
             help="Workers; under torchrun a multiple of the processes."),
     _setting("exchange"),
+    _setting("num_chunks", default="auto",
+             help=setting_field("num_chunks").metadata["help"].replace("None", "auto")),
     _option("--device", type=click.Choice(DEVICES), default="auto",
             help="auto takes a GPU where every process has one."),
     _option("--backend", type=click.Choice(BACKENDS), default="auto",

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from compsgd.comm import ScatterReduceExchange
 from compsgd.comm.group.collectives import Collectives
-from compsgd.layout import shard_span
 from compsgd.optim.round_optimizer import RoundOptimizer
-from compsgd.voting.aggregator import LevelAggregator, Outcome
+from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.float_sum import FloatSum
 from compsgd.voting.majority import cosine, majority_counts, mean_where_voted
+from compsgd.voting.outcome import Outcome
 
 
 class Finding(NamedTuple):
@@ -89,12 +89,11 @@ class Diagnosis:
     def _majority_counts(self, aggregator: LevelAggregator, outcome: Outcome) -> Tensor:
         """Over all elements; float64, shape (num_workers,)."""
         exchange = aggregator.exchange
-        counts = majority_counts(
-            outcome.voters,
-            aggregator.ballots(outcome.received),
-            aggregator.alphabet,
-            shard_span(self._gradient.numel(), exchange.num_shards, exchange.shard),
-        )
+        counts = torch.zeros(exchange.num_workers, dtype=torch.int64)
+        for chunk, received in zip(aggregator.chunks, outcome.received, strict=True):
+            shard = chunk.shards[exchange.shard].shifted(chunk.span.start)
+            ballots = aggregator.ballots(chunk, received)
+            counts += majority_counts(outcome.voters, ballots, aggregator.alphabet, shard).cpu()
         if exchange.num_shards > 1:
             counts = self._peers.all_gather(counts).sum(dim=0)
         return counts.double()

@@ -17,7 +17,7 @@ from compsgd.kinds import TEXT, Optional
 from compsgd.layout import shard_numel
 from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.startup import announce
-from compsgd.voting.exchange import InProcessExchange
+from compsgd.voting.exchange import Arrival, InProcessExchange
 from compsgd.workers.failures import RunError
 from compsgd.workers.options import Options
 from compsgd.workers.train.training import build_optimizer
@@ -50,8 +50,8 @@ class _Rehearsal(InProcessExchange):
         super().__init__(num_workers)
         self.num_shards = num_shards
 
-    def collect(self, result: Tensor, format: RoundFormat) -> Tensor:
-        return result.expand(self.num_shards, -1)
+    def collect(self, result: Tensor, format: RoundFormat) -> Arrival:
+        return lambda: result.expand(self.num_shards, -1)
 
 
 def prepare_kernels(

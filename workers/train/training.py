@@ -318,7 +318,8 @@ class CellTraining:
         )
 
     def _round(self, order: Tensor, round_: int) -> dict[int, BatchScore]:
-        """Every hosted worker's gradient, then one joint step; the scores by slot."""
+        """Every hosted worker's gradient, then one joint step, which compresses the gradient of a
+        worker alone; the scores by slot."""
         scores = {}
         compute_seconds = 0.0
         self._buffers.begin_round()
@@ -330,7 +331,8 @@ class CellTraining:
                 began = time.perf_counter()
                 scores[slot] = self._work(slot, worker, index)
                 compute_seconds += time.perf_counter() - began
-            self._optimizer.compress(slot)
+            if len(self._exchange.hosted) > 1:
+                self._optimizer.compress(slot)
         self._recorder.compute_seconds.append(compute_seconds)
         self._buffers.end_round()
         self._stopping.begin_exchange()
