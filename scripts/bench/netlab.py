@@ -15,14 +15,18 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
@@ -43,6 +47,8 @@ _BURST_S, _SEGMENT_BYTES = 2e-3, 16_384
 _QUEUE = "50ms"
 # Of ranks after one of them has failed, and of what is told to end.
 _PATIENCE_S = 30.0
+# In the environment of rank 0.
+_ANSWER = "NETLAB_ANSWER"
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -91,27 +97,42 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Host:
+class Place:
+    """Where a rank runs.
+
+    Attributes:
+        address: of its interface.
+        interface: which others reach it by.
+        prefix: before a command that is to run there.
+    """
+
+    address: str = "127.0.0.1"
+    interface: str = "lo"
+
+    @property
+    def prefix(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True)
+class Host(Place):
     """A network namespace, which its processes take for a machine.
 
     Attributes:
         namespace: its name.
-        address: of its only interface, INTERFACE.
         outer: the end of its link that is on the bridge.
     """
 
-    namespace: str
-    address: str
-    outer: str
+    namespace: str = ""
+    outer: str = ""
 
     @property
     def prefix(self) -> list[str]:
-        """Before a command that is to run there."""
         return ["ip", "netns", "exec", self.namespace]
 
     def shape(self, link: Link) -> None:
         """Both directions."""
-        link.shape(INTERFACE, self.namespace)
+        link.shape(self.interface, self.namespace)
         link.shape(self.outer)
 
 
@@ -137,8 +158,9 @@ def network(count: int, link: Link, name: str | None = None) -> Iterator[list[Ho
         undo.callback(_undisturbed, "ip", "link", "delete", name)
         run("ip", "link", "set", name, "alias", f"{_MARK} {os.getpid()} {_began(os.getpid())}")
         run("ip", "link", "set", name, "up")
-        yield [_add(Host(f"{name}-{i}", f"{_SUBNET}.{i + 1}", f"{name}v{i}"), name, link, undo)
-               for i in range(count)]  # fmt: skip
+        hosts = [Host(f"{_SUBNET}.{i + 1}", INTERFACE, f"{name}-{i}", f"{name}v{i}")
+                 for i in range(count)]  # fmt: skip
+        yield [_add(host, name, link, undo) for host in hosts]
 
 
 def _check_machine() -> None:
@@ -163,13 +185,13 @@ def _add(host: Host, bridge: str, link: Link, undo: contextlib.ExitStack) -> Hos
     inside = ("ip", "-n", host.namespace)
     run("ip", "netns", "add", host.namespace)
     undo.callback(_remove_namespace, host.namespace)
-    run("ip", "link", "add", host.outer, "type", "veth", "peer", "name", INTERFACE,
+    run("ip", "link", "add", host.outer, "type", "veth", "peer", "name", host.interface,
         "netns", host.namespace)  # fmt: skip
     # A namespace may outlive its name for a while, and the link with it.
     undo.callback(_undisturbed, "ip", "link", "delete", host.outer)
     run("ip", "link", "set", host.outer, "master", bridge, "up")
-    run(*inside, "addr", "add", f"{host.address}/24", "dev", INTERFACE)
-    run(*inside, "link", "set", INTERFACE, "up")
+    run(*inside, "addr", "add", f"{host.address}/24", "dev", host.interface)
+    run(*inside, "link", "set", host.interface, "up")
     run(*inside, "link", "set", "lo", "up")
     host.shape(link)
     return host
@@ -294,7 +316,7 @@ class Rendezvous:
     num_processes: int = 1
     port: int = PORT
 
-    def command(self, hosts: Sequence[Host], number: int, command: Sequence[str]) -> list[str]:
+    def command(self, hosts: Sequence[Place], number: int, command: Sequence[str]) -> list[str]:
         """Of a host, by its number; a script and its arguments where torchrun starts it."""
         if not self.uses_torchrun:
             return [*hosts[number].prefix, *command]
@@ -305,8 +327,9 @@ class Rendezvous:
             "--master-addr", hosts[0].address, "--master-port", str(self.port), *command,
         ]  # fmt: skip
 
-    def variables(self, hosts: Sequence[Host], number: int) -> dict[str, str]:
-        interfaces = {"GLOO_SOCKET_IFNAME": INTERFACE, "NCCL_SOCKET_IFNAME": INTERFACE}
+    def variables(self, hosts: Sequence[Place], number: int) -> dict[str, str]:
+        interface = hosts[number].interface
+        interfaces = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
         if self.uses_torchrun:
             return interfaces
         return interfaces | {
@@ -317,7 +340,7 @@ class Rendezvous:
 
 @contextlib.contextmanager
 def ranks(
-    hosts: Sequence[Host],
+    hosts: Sequence[Place],
     command: Sequence[str],
     rendezvous: Rendezvous = Rendezvous(),
     variables: Mapping[str, str] | None = None,
@@ -351,6 +374,63 @@ def ranks(
             for pipe in (process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
+
+
+@contextlib.contextmanager
+def places(count: int, link: Link | None) -> Iterator[Sequence[Place]]:
+    """Hosts of a network with such links, or, without a link, this machine itself so many times."""
+    if link is None:
+        yield [Place()] * count
+        return
+    with network(count, link) as hosts:
+        yield hosts
+
+
+def ask_ranks(where: Sequence[Place], script: Path, question: Mapping[str, Any]) -> Any:
+    """Runs a script as a rank in each place, and returns what rank 0 answers: see `answer`.
+
+    Args:
+        script: of Python; its first argument is the question, in JSON.
+
+    Raises:
+        LabError: a rank fails; with the last line that it says.
+    """
+    rendezvous = Rendezvous(port=PORT if isinstance(where[0], Host) else _free_port())
+    command = [sys.executable, str(script), json.dumps(dict(question))]
+    with tempfile.TemporaryDirectory() as folder:
+        # Libraries print, too.
+        path = Path(folder) / "answer.json"
+        variables = {"OMP_NUM_THREADS": "1", _ANSWER: str(path)}
+        with (
+            ranks(where, command, rendezvous, variables) as processes,
+            ThreadPoolExecutor(len(processes)) as pool,
+        ):
+            outputs = list(pool.map(lambda process: process.communicate(), processes))
+            codes = [process.returncode for process in processes]
+        for rank, (code, (_, errors)) in enumerate(zip(codes, outputs, strict=True)):
+            if code:
+                last = errors.strip().rpartition("\n")[2] or "it says nothing"
+                raise LabError(f"rank {rank} ended with {code}: {last}")
+        return json.loads(path.read_text())
+
+
+def answer(found: Callable[..., Any]) -> None:
+    """In a rank that `ask_ranks` has started: calls a function with the question."""
+    reply = found(**json.loads(sys.argv[1]))
+    if os.environ["RANK"] == "0":
+        Path(os.environ[_ANSWER]).write_text(json.dumps(reply))
+
+
+def is_asked() -> bool:
+    """Whether this is a rank of `ask_ranks`."""
+    return _ANSWER in os.environ
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("", 0))
+        port: int = one.getsockname()[1]
+        return port
 
 
 @contextlib.contextmanager

@@ -173,7 +173,7 @@ def _results(alter: Callable[[Tensor], None], only_to_rank_0: bool = False) -> P
         original = exchanges.ScatterReduceExchange.collect
         calls = itertools.count()
 
-        def collect(exchange: Any, result: Tensor, format: Any) -> Tensor:
+        def collect(exchange: Any, result: Tensor, format: Any) -> Any:
             if next(calls) >= _HONEST_ROUNDS:
                 result = result.clone()
                 alter(result)

@@ -1,0 +1,79 @@
+"""`scripts/bench/network.py` without a network: its rows, what is missing, and what is drawn."""
+
+import sys
+
+import pytest
+from processes import ROOT
+
+from compsgd.workers.failures import UsageError
+
+sys.path.insert(0, str(ROOT / "scripts" / "bench"))
+
+from network import METHODS, missing
+from network_report import crossovers, write_report
+from network_rows import Cell, Row, link_of, read_rows, write_rows
+from steps import ALONE, EXCHANGE, STEP
+
+RATES = ("100mbit", "1gbit", "unshaped")
+
+
+def measured(method, rate, kind=STEP, num_hosts=2):
+    """Computing takes 50 ms, and the bytes their time."""
+    sent_bytes = {ALONE: 0, "float32": 4_000_000, "bf16": 2_000_000, "fp16": 2_000_000}.get(
+        method, 400_000
+    )
+    coding_ms = 30 if method.startswith("vote") else 0
+    bytes_ms = sent_bytes * 8 / min(link_of(rate).bits_per_s, 1e11) * 1e3
+    ms = 50 + bytes_ms + coding_ms
+    return Row("gpt", num_hosts, rate, kind, method, ms, 3, sent_bytes)
+
+
+ROWS = [measured(method, rate) for method in METHODS for rate in RATES]
+
+
+def test_rows_come_back(tmp_path):
+    write_rows(ROWS, tmp_path / "network.csv")
+    assert read_rows(tmp_path / "network.csv") == ROWS
+    assert read_rows(tmp_path / "none.csv") == []
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "model,num_hosts\n", ""])
+def test_a_foreign_file_is_named(text, tmp_path):
+    path = tmp_path / "network.csv"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"network.csv is not what network.py writes: its columns"):
+        read_rows(path)
+
+
+def test_what_is_there_is_not_measured_again():
+    cells = [Cell("gpt", 2, "10mbit"), Cell("gpt", 2, "1gbit")]
+    todo = list(missing(cells, ROWS))
+    # On the slow link the exchange alone.
+    assert [(cell.rate, kind) for cell, kind, _ in todo] == [
+        ("10mbit", EXCHANGE), ("1gbit", EXCHANGE),
+    ]  # fmt: skip
+    assert all(methods == list(METHODS) for _, _, methods in todo)
+    there = [measured(method, "1gbit", EXCHANGE) for method in METHODS[1:]]
+    (_, (cell, kind, methods)) = missing(cells, ROWS + there)
+    assert (cell.rate, kind, methods) == ("1gbit", EXCHANGE, [ALONE])
+
+
+def test_lines_cross_where_they_meet():
+    # Of x and 10 / x, in logarithmic axes.
+    ours = [(x, x) for x in (0.1, 1.0, 10.0)]
+    others = [(x, 10 / x) for x in (0.1, 1.0, 10.0)]
+    ((x, y),) = crossovers(ours, others)
+    assert (x, y) == pytest.approx((10**0.5, 10**0.5))
+    assert crossovers(ours, [(x, 2 * y) for x, y in ours]) == []
+    assert crossovers([], others) == []
+
+
+def test_the_report_has_a_table_and_figures(tmp_path):
+    write_report(ROWS, tmp_path)
+    text = (tmp_path / "network.md").read_text()
+    assert "## gpt, 2 hosts: whole training step" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("| float32 |"))
+    # 320 ms of bytes and 50 of computing.
+    assert line.startswith("| float32 | **370** 1.00 0.57 1.00 |")
+    for name in ("network_gpt.png", "utilisation_gpt.png"):
+        assert (tmp_path / name).stat().st_size > 1000
