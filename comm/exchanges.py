@@ -17,7 +17,7 @@ from torch import Tensor
 
 from compsgd.checks import check_choice
 from compsgd.codec.wire import RoundFormat
-from compsgd.comm.group.agreement import check_agreement
+from compsgd.comm.group.agreement import check_agreement, slowest
 from compsgd.comm.group.collectives import Collectives
 from compsgd.comm.traffic.ledger import Ledger, Logical, Purpose
 from compsgd.errors import SettingError
@@ -85,8 +85,7 @@ class _ProcessExchange:
             began = time.perf_counter()
             self.share(block)
             times.append(time.perf_counter() - began)
-        mine = torch.tensor([statistics.median(times)], dtype=torch.float64).view(torch.uint8)
-        slowest_s = self.share(mine).cpu().view(torch.float64).max().item()
+        (slowest_s,) = slowest(self.share, [statistics.median(times)])
         return slowest_s / max(1, (self.num_processes - 1) * _PROBE_BYTES)
 
     def compare(self, facts: Mapping[str, str]) -> None:

@@ -1,6 +1,10 @@
-"""Processes that must be alike, checked: what differs is named, with the ranks it differs on."""
+"""What processes must have alike: checked, and what differs is named with its ranks; or made so, as
+what each has measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
 
 from compsgd.comm.group.collectives import Collectives
 from compsgd.comm.group.messages import gather_messages
@@ -25,6 +29,19 @@ def check_agreement(collectives: Collectives, facts: Mapping[str, str]) -> None:
         values = [theirs.get(name, "nothing") for theirs in everyones]
         if len(set(values)) > 1:
             raise PeerError(f"the processes disagree on {name}: {_by_value(values)}")
+
+
+def slowest(share: Callable[[Tensor], Tensor], seconds: Sequence[float]) -> list[float]:
+    """The longest of every process's measurements, one by one; the same on all.
+
+    Args:
+        share: brings bytes, uint8, of every process to all, by rank.
+        seconds: of this process.
+    """
+    mine = torch.tensor(seconds, dtype=torch.float64).view(torch.uint8)
+    everyones = share(mine).cpu().contiguous().view(torch.float64)
+    longest: list[float] = everyones.amax(0).tolist()
+    return longest
 
 
 def _by_value(values: Sequence[str]) -> str:

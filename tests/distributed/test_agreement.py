@@ -1,11 +1,12 @@
 """Processes that are not alike are found out before the first step, or after the epoch."""
 
 import pytest
+import torch
 from processes import HELPERS, run_ranks
 
 from compsgd import CompsgdError
 from compsgd.comm import Collectives, Ledger
-from compsgd.comm.group.agreement import _by_value, check_agreement
+from compsgd.comm.group.agreement import _by_value, check_agreement, slowest
 from compsgd.comm.traffic.ledger import Purpose
 
 SCRIPT = HELPERS / "rank_disagrees.py"
@@ -44,3 +45,9 @@ def test_a_missing_fact_is_a_difference(monkeypatch):
     monkeypatch.setattr("compsgd.comm.group.agreement.gather_messages", lambda *_: answers)
     with pytest.raises(CompsgdError, match="y: 2 on rank 0; nothing on rank 1"):
         check_agreement(Collectives(Ledger(), Purpose.BOOKKEEPING, 1), {})
+
+
+def test_the_slowest_counts_one_by_one():
+    other = torch.tensor([[0.5, 3.0]], dtype=torch.float64).view(torch.uint8)
+    found = slowest(lambda mine: torch.cat([mine[None], other]), [1.0, 2.0])
+    assert found == [1.0, 3.0]
