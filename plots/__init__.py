@@ -2,6 +2,7 @@
 
 import compsgd.plots.any_backend  # noqa: F401  before matplotlib is imported
 from compsgd.plots.agreement import agreement_figure, mean_majority_figure
+from compsgd.plots.bandwidths import bandwidth_figure
 from compsgd.plots.benchmark import draw_codec_benchmark
 from compsgd.plots.compression import RatePoint, compression_figure
 from compsgd.plots.curves import Run, average_figure, curves_figure
@@ -15,6 +16,7 @@ __all__ = [
     "Run",
     "agreement_figure",
     "average_figure",
+    "bandwidth_figure",
     "compression_figure",
     "curves_figure",
     "draw_codec_benchmark",

@@ -45,6 +45,7 @@ COVERED = {
     "compsgd/codec/numba_cache": ("commands/test_surroundings.py", "a disk that fails"),
     "plots/any_backend": ("commands/test_surroundings.py", "an inherited backend"),
     "plots/agreement": ("unit/test_plots.py", "figures of a diagnosis"),
+    "plots/bandwidths": ("unit/test_predict_command.py", "drawn by the command"),
     "plots/benchmark": ("commands/test_bench.py", "drawn by the command"),
     "plots/compression": ("unit/test_plots.py", "all figures are there"),
     "plots/curves": ("unit/test_plots.py", "all figures are there"),

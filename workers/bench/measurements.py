@@ -73,7 +73,7 @@ class CodecCase:
         return packed_num_bytes(self.numel, self.num_bits, self.zeros == "kept") / self.numel
 
 
-class _Echo(InProcessExchange):
+class EchoExchange(InProcessExchange):
     """An exchange in which all N workers send what the only one here sends, from memory of their
     own: voting costs what it costs with N processes, and the exchange itself next to nothing."""
 
@@ -103,7 +103,7 @@ def measure_codec(case: CodecCase, voters: Sequence[int], repeats: int) -> dict[
     limit = (num_floats * _FLOAT_BYTES + case.wire_bytes) / _COPY_BYTES
     votes = {}
     for num_voters in voters:
-        one = case.build(num_voters, _Echo(num_voters))
+        one = case.build(num_voters, EchoExchange(num_voters))
         timing = time_beside_copies(_vote_only(one), case.numel, repeats)
         moved_bytes = 2 * _FLOAT_BYTES + num_voters * case.wire_bytes
         votes[num_voters] = _figures(timing, moved_bytes / _COPY_BYTES, case)

@@ -53,6 +53,9 @@ _LATER = {
     "bench": Later(f"{_HERE}.bench_command", "bench", "Time compression, as ratios to one copy."),
     "bytes": Later(f"{_HERE}.byte_table", "byte_table", "What each worker sends in a step."),
     "plot": Later(f"{_HERE}.plot_command", "plot", "Figures from the histories of experiments."),
+    "predict": Later(
+        f"{_HERE}.predict_command", "predict_command", "What a step would take on a network."
+    ),
     "train": Later(f"{_HERE}.cli", "train", "Train a model with N workers in one process."),
 }
 

@@ -1,0 +1,224 @@
+"""Ways to combine gradients as a model of time (alpha-beta, with computing): what each computes,
+what it sends, and how both overlap with backward and with each other."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from compsgd.comm.traffic.cost import StepCost, ring_all_reduce
+from compsgd.voting.chunks import best_num_chunks
+from compsgd.workers.prediction.links import Link
+from compsgd.workers.prediction.machine import Machine
+from compsgd.workers.prediction.pipeline import Stage, finish_s
+
+FLOAT32, SIXTEEN_BITS = "float32", "16 bits"
+# DistributedDataParallel's own.
+_BUCKET_BYTES = 25 * (1 << 20)
+_FLOAT_BYTES = 4
+# Backward takes twice as long as forward.
+_FORWARD = 1 / 3
+_CORE, _LINK, _INNER = "core", "link", "inner link"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Workers, what is between them, and what a step takes without communication.
+
+    Attributes:
+        num_workers: N.
+        workers_per_host: those that share a host's link; divides N.
+        link: of a host.
+        inner: between the workers of a host, of each.
+        machine: how fast a worker is.
+        compute_s: forward and backward.
+    """
+
+    num_workers: int
+    workers_per_host: int
+    link: Link
+    inner: Link
+    machine: Machine
+    compute_s: float
+
+    @property
+    def num_hosts(self) -> int:
+        return self.num_workers // self.workers_per_host
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """One phase of a collective.
+
+    Attributes:
+        sent_bytes: by a worker.
+        outer_bytes: of those of all workers of a host, what goes to other hosts.
+        inner_bytes: of those of a worker, what stays on its host.
+        num_messages: of a worker, one behind the other.
+        num_latencies: that are waited for, one behind the other.
+    """
+
+    sent_bytes: float
+    outer_bytes: float
+    inner_bytes: float
+    num_messages: int
+    num_latencies: int
+
+    def part(self, share: float) -> "Traffic":
+        """The same with so much less in each message."""
+        return replace(
+            self,
+            sent_bytes=self.sent_bytes * share,
+            outer_bytes=self.outer_bytes * share,
+            inner_bytes=self.inner_bytes * share,
+        )
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to combine gradients.
+
+    Attributes:
+        name: in tables.
+        sent_bytes: by one worker in a step.
+        step_s: from the beginning of forward to the last gradient.
+    """
+
+    name: str
+    sent_bytes: int
+    step_s: float
+
+
+# What the field uses.
+
+
+def all_reduce(cluster: Cluster, numel: int, name: str, element_bytes: int) -> Method:
+    """DistributedDataParallel's: bucket behind bucket, by a ring or a double tree, whichever takes
+    less. Hosts are crossed once in either direction, as NCCL does.
+
+    Args:
+        numel: elements of all gradients.
+        name: of the method.
+        element_bytes: 4, or 2, to which they are cast first.
+    """
+    machine, num_workers = cluster.machine, cluster.num_workers
+    is_cast = element_bytes < _FLOAT_BYTES
+    prepare_s = machine.copy_s + (machine.cast_s / 2 if is_cast else 0.0)
+    adding_s = machine.all_reduce_16_s if is_cast else machine.all_reduce_s
+    jobs = []
+    for size in _buckets(numel):
+        sent_bytes = ring_all_reduce(size, num_workers) * element_bytes // _FLOAT_BYTES
+        crossing = sent_bytes if cluster.num_hosts > 1 else 0
+        staying = sent_bytes if cluster.workers_per_host > 1 else 0
+        # A ring, and a double tree.
+        counts = (2 * (num_workers - 1), 2 * math.ceil(math.log2(num_workers)))
+        ways = [Traffic(sent_bytes, crossing, staying, count, count) for count in counts]
+        travel = min((_travel(cluster, way, adding_s) for way in ways), key=lambda one: one.seconds)
+        core = Stage(_CORE, size * prepare_s)
+        jobs.append([_backward(cluster, size / numel), core, travel, core])
+    total_bytes = ring_all_reduce(numel, num_workers) * element_bytes // _FLOAT_BYTES
+    return Method(name, total_bytes, _step_s(cluster, jobs))
+
+
+# Ours.
+
+
+@dataclass(frozen=True)
+class Count:
+    """Counting between two phases.
+
+    Attributes:
+        ballots: that a worker counts, as if each were as long as the whole vector.
+    """
+
+    ballots: float
+
+
+def _all_gather(cluster: Cluster, cost: StepCost) -> list[Traffic | Count]:
+    num_workers = cluster.num_workers
+    return [_direct(cluster, cost.all_gather(num_workers)), Count(num_workers)]
+
+
+def _scatter_reduce(cluster: Cluster, cost: StepCost) -> list[Traffic | Count]:
+    half = _direct(cluster, cost.scatter_reduce(cluster.num_workers) / 2)
+    return [half, Count(1.0), half]
+
+
+# What an exchange does between encoding and decoding.
+EXCHANGES: dict[str, Callable[[Cluster, StepCost], list[Traffic | Count]]] = {
+    "all_gather": _all_gather,
+    "scatter_reduce": _scatter_reduce,
+}
+
+
+def vote(cluster: Cluster, numel: int, num_tensors: int, num_bits: int, exchange: str) -> Method:
+    """The DDP hook's, in as many chunks as it takes by itself.
+
+    Args:
+        numel: elements of all gradients.
+        num_tensors: of so many parameters.
+        num_bits: of a level.
+        exchange: one of EXCHANGES.
+    """
+    speed, copy_s = cluster.machine.votes[num_bits], cluster.machine.copy_s
+    phases = EXCHANGES[exchange](cluster, StepCost(numel, num_tensors, num_bits, zeros=False))
+    ways = [one for one in phases if isinstance(one, Traffic)]
+    jobs = []
+    for size in _buckets(numel):
+        bucket = size / numel
+        travel_s = sum(_travel(cluster, one.part(bucket)).seconds for one in ways)
+        num_chunks = best_num_chunks(size, travel_s)
+        chunk = bucket / num_chunks
+        encode = Stage(_CORE, chunk * numel * (copy_s + speed.encode_s))
+        decode = Stage(_CORE, chunk * numel * (copy_s + speed.decode_s))
+        between = [
+            Stage(_CORE, chunk * numel * one.ballots * speed.count_s)
+            if isinstance(one, Count)
+            else _travel(cluster, one.part(chunk))
+            for one in phases
+        ]
+        coding = [encode, *between, decode]
+        jobs += [[_backward(cluster, bucket), *coding]] + [coding] * (num_chunks - 1)
+    name = f"{num_bits} bit{'s' if num_bits > 1 else ''}, {exchange}"
+    return Method(name, round(sum(one.sent_bytes for one in ways)), _step_s(cluster, jobs))
+
+
+# Both.
+
+
+def _buckets(numel: int) -> list[int]:
+    size = _BUCKET_BYTES // _FLOAT_BYTES
+    return [min(size, numel - start) for start in range(0, numel, size)]
+
+
+def _backward(cluster: Cluster, share: float) -> Stage:
+    return Stage(_CORE, (1 - _FORWARD) * cluster.compute_s * share)
+
+
+def _step_s(cluster: Cluster, jobs: Sequence[Sequence[Stage]]) -> float:
+    return _FORWARD * cluster.compute_s + finish_s(jobs)
+
+
+def _direct(cluster: Cluster, sent_bytes: float) -> Traffic:
+    """From each to each at once, equally much."""
+    peers = cluster.num_workers - 1
+    outside = cluster.num_workers - cluster.workers_per_host
+    to_others = sent_bytes * outside / max(peers, 1)
+    outer_bytes = to_others * cluster.workers_per_host
+    return Traffic(sent_bytes, outer_bytes, sent_bytes - to_others, peers, 1)
+
+
+def _travel(cluster: Cluster, traffic: Traffic, adding_s: float = 0.0) -> Stage:
+    """By the links, or by what the processor does to send, where that takes longer.
+
+    Args:
+        adding_s: where what is received is added up, a byte.
+    """
+    machine, is_outer = cluster.machine, traffic.outer_bytes > 0
+    moving_s = max(
+        cluster.link.travel_s(traffic.outer_bytes),
+        cluster.inner.travel_s(traffic.inner_bytes),
+        traffic.sent_bytes * max(adding_s, machine.socket_s),
+    )
+    latency_s = (cluster.link if is_outer else cluster.inner).latency_s
+    waiting_s = traffic.num_latencies * latency_s + traffic.num_messages * machine.message_s
+    return Stage(_LINK if is_outer else _INNER, moving_s + waiting_s)

@@ -1,0 +1,146 @@
+"""Predicted steps side by side, and up to which bandwidth a vote pays."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from compsgd.workers.prediction.links import Link
+from compsgd.workers.prediction.methods import (
+    FLOAT32,
+    SIXTEEN_BITS,
+    Cluster,
+    Method,
+    all_reduce,
+    vote,
+)
+
+# Bandwidths among which the break-even one is looked for.
+_SLOWEST, _FASTEST = 1e4, 1e13
+_TRIED, _HALVINGS = 72, 30
+_SLOWEST_DRAWN, _FASTEST_DRAWN, _DRAWN = 1e7, 1e11, 80
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What is combined.
+
+    Attributes:
+        numel: elements of all parameters.
+        num_tensors: of so many parameters.
+    """
+
+    numel: int
+    num_tensors: int = 1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One method in a cluster.
+
+    Attributes:
+        method: what it takes.
+        over_float32, over_sixteen_bits: how many times as fast a step is.
+        pays_below, pays_below_sixteen_bits: bits a second of hosts' links, below which a step is
+            faster than with float32 or 16 bits; 0 for never, infinite for always. None for what it
+            is compared with.
+    """
+
+    method: Method
+    over_float32: float
+    over_sixteen_bits: float
+    pays_below: float | None = None
+    pays_below_sixteen_bits: float | None = None
+
+
+def predict(
+    cluster: Cluster, gradients: Gradients, num_bits: Sequence[int], exchanges: Sequence[str]
+) -> list[Prediction]:
+    """Float32, 16 bits, and each vote by each exchange.
+
+    Args:
+        cluster: where.
+        gradients: of what.
+        num_bits: of the votes.
+        exchanges: by which votes travel.
+    """
+    float32, sixteen_bits = baselines(cluster, gradients)
+    found = [
+        Prediction(one, float32.step_s / one.step_s, sixteen_bits.step_s / one.step_s)
+        for one in (float32, sixteen_bits)
+    ]
+    for bits in num_bits:
+        for exchange in exchanges:
+            found.append(_vote(cluster, gradients, bits, exchange))
+    return found
+
+
+def baselines(cluster: Cluster, gradients: Gradients) -> tuple[Method, Method]:
+    """What DistributedDataParallel does by itself, and with a 16-bit hook."""
+    return (
+        all_reduce(cluster, gradients.numel, FLOAT32, 4),
+        all_reduce(cluster, gradients.numel, SIXTEEN_BITS, 2),
+    )
+
+
+def _vote(cluster: Cluster, gradients: Gradients, bits: int, exchange: str) -> Prediction:
+    def saved_s(other: int) -> Callable[[float], float]:
+        def seconds(bits_per_s: float) -> float:
+            there = replace(cluster, link=Link(bits_per_s, cluster.link.latency_s))
+            own = _method(there, gradients, bits, exchange)
+            return baselines(there, gradients)[other].step_s - own.step_s
+
+        return seconds
+
+    own = _method(cluster, gradients, bits, exchange)
+    float32, sixteen_bits = baselines(cluster, gradients)
+    return Prediction(
+        own,
+        float32.step_s / own.step_s,
+        sixteen_bits.step_s / own.step_s,
+        *(break_even(saved_s(other)) for other in range(2)),
+    )
+
+
+def _method(cluster: Cluster, gradients: Gradients, bits: int, exchange: str) -> Method:
+    return vote(cluster, gradients.numel, gradients.num_tensors, bits, exchange)
+
+
+def over_bandwidths(
+    cluster: Cluster, gradients: Gradients, num_bits: Sequence[int], exchanges: Sequence[str]
+) -> dict[str, list[tuple[float, float]]]:
+    """(bits a second, seconds of a step) for links of all sorts, by method."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for rate in rates_between(_SLOWEST_DRAWN, _FASTEST_DRAWN, _DRAWN):
+        there = replace(cluster, link=Link(rate, cluster.link.latency_s))
+        methods = [*baselines(there, gradients)]
+        methods += [
+            _method(there, gradients, bits, exchange) for bits in num_bits for exchange in exchanges
+        ]
+        for one in methods:
+            lines.setdefault(one.name, []).append((rate, one.step_s))
+    return lines
+
+
+def break_even(saved_s: Callable[[float], float]) -> float:
+    """The highest bandwidth below which something is saved; 0 for never, infinite for always.
+
+    Args:
+        saved_s: seconds, of bits a second.
+    """
+    rates = rates_between(_SLOWEST, _FASTEST, _TRIED)
+    if saved_s(rates[-1]) > 0:
+        return math.inf
+    last = next((number for number in reversed(range(_TRIED)) if saved_s(rates[number]) > 0), None)
+    if last is None:
+        return 0.0
+    low, high = rates[last], rates[last + 1]
+    for _ in range(_HALVINGS):
+        between = math.sqrt(low * high)
+        low, high = (between, high) if saved_s(between) > 0 else (low, between)
+    return low
+
+
+def rates_between(slowest: float, fastest: float, num_steps: int) -> list[float]:
+    """Bandwidths with equal ratios, num_steps + 1 of them."""
+    ratio = fastest / slowest
+    return [slowest * float(ratio ** (number / num_steps)) for number in range(num_steps + 1)]
