@@ -8,18 +8,15 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from typing import Any, NoReturn
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from compsgd.checks import check_choice
 from compsgd.codec.wire import RoundFormat
 from compsgd.comm.group.agreement import check_agreement, slowest
 from compsgd.comm.group.collectives import Collectives
-from compsgd.comm.traffic.ledger import Ledger, Logical, Purpose
+from compsgd.comm.traffic.ledger import Logical, Purpose
 from compsgd.errors import SettingError
 from compsgd.voting.exchange import Arrival, Exchange
 
@@ -27,13 +24,14 @@ from compsgd.voting.exchange import Arrival, Exchange
 _PROBE_BYTES, _PROBES = 1 << 17, 3
 
 
-class _ProcessExchange:
+class ProcessExchange:
     """What both exchanges share: who is hosted, and what is said beside the ballots.
 
     Attributes:
         ledger: the record of bytes.
     """
 
+    outer: Exchange | None = None
     # What this process sends in a round.
     _sent_bytes: Callable[[RoundFormat], int]
 
@@ -92,7 +90,7 @@ class _ProcessExchange:
         """Two all-gathers of a small message, entered as bookkeeping."""
         check_agreement(self._bookkeeping, facts)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_ProcessExchange":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ProcessExchange":
         """A copied optimizer talks to the same processes."""
         return self
 
@@ -103,7 +101,7 @@ class _ProcessExchange:
         )
 
 
-class AllGatherExchange(_ProcessExchange):
+class AllGatherExchange(ProcessExchange):
     """Every process receives all ballots whole and counts all elements.
 
     Sends (N-1) * P a worker, P the packed size of a ballot.
@@ -135,7 +133,7 @@ class AllGatherExchange(_ProcessExchange):
         return (self.num_processes - 1) * len(self.hosted) * format.ballot.size_bytes(1)
 
 
-class ScatterReduceExchange(_ProcessExchange):
+class ScatterReduceExchange(ProcessExchange):
     """Every process counts one shard of all ballots, and sends the result to all.
 
     Sends 2 * (N-1)/N * P a worker, P the packed size of a ballot: constant in N. The second phase
@@ -177,89 +175,6 @@ class ScatterReduceExchange(_ProcessExchange):
         assert format.result is not None
         ballots = len(self.hosted) * format.ballot.size_bytes(self.num_shards)
         return (self.num_processes - 1) * (ballots + format.result.size_bytes(self.num_shards))
-
-
-KINDS: dict[str, Callable[[Collectives, Collectives | None], Exchange]] = {
-    "all_gather": AllGatherExchange,
-    "scatter_reduce": ScatterReduceExchange,
-}
-EXCHANGES = ("auto", *KINDS)
-
-
-def check_exchange(name: str) -> str:
-    """Returns a name that is in EXCHANGES, or raises SettingError."""
-    return check_choice("exchange", name, ("auto", *KINDS))
-
-
-def build_exchange(
-    name: str, collectives: Collectives, bookkeeping: Collectives | None = None
-) -> Exchange:
-    """The exchange of a name.
-
-    "auto" takes the one with which so many workers send less to vote: all_gather up to N = 2,
-    where both send one ballot, and scatter_reduce above. (The sums of compressed_sgd take more
-    bits than a vote: at 1 bit they tip the scales for N = 3 and 4.)
-
-    Source:
-        design, section 3, "Exchanges".
-
-    Args:
-        name: one of EXCHANGES.
-        collectives: between whom.
-        bookkeeping: between the same, for what is no gradient; the same group without.
-
-    Raises:
-        SettingError: there is no such exchange.
-
-    Example:
-        >>> from compsgd.comm import Collectives, Ledger, Purpose, build_exchange
-        >>> collectives = Collectives(Ledger(), Purpose.GRADIENT, num_workers=4)
-        >>> type(build_exchange("auto", collectives)).__name__
-        'ScatterReduceExchange'
-    """
-    check_exchange(name)
-    if name == "auto":
-        name = "all_gather" if collectives.num_workers <= 2 else "scatter_reduce"
-    return KINDS[name](collectives, bookkeeping)
-
-
-def exchange_between(
-    process_group: dist.ProcessGroup | None, name: str, num_workers: int, timeout_s: float
-) -> Exchange:
-    """An exchange over the processes of a group, with a ledger of its own.
-
-    Args:
-        process_group: None for all processes.
-        name: one of EXCHANGES.
-        num_workers: N; 1 for one a process.
-        timeout_s: how long a collective may take.
-
-    Raises:
-        SettingError: torch.distributed is not initialised, this process is no member, or there is
-            no such exchange.
-    """
-    group = joined_group(process_group)
-    if num_workers == 1:
-        num_workers = group.size()
-    timeout = timedelta(seconds=timeout_s)
-    gradient = Collectives(Ledger.short(), Purpose.GRADIENT, num_workers, group, timeout)
-    return build_exchange(name, gradient)
-
-
-def joined_group(process_group: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    """The group itself, or all processes, if this process is a member.
-
-    Raises:
-        SettingError: it is not, or torch.distributed is not initialised.
-    """
-    if not dist.is_initialized():
-        raise SettingError("torch.distributed is not initialised: call init_process_group first")
-    group = process_group or dist.group.WORLD
-    if not isinstance(group, dist.ProcessGroup):
-        raise SettingError(
-            f"process_group is {group!r}; it must be a group that this process is a member of"
-        )
-    return group
 
 
 def _by_worker(gathered: Tensor) -> Tensor:

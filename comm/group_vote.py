@@ -13,7 +13,7 @@ from torch import Tensor
 from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.codec.combine import VOTE
 from compsgd.codec.compiling import Work
-from compsgd.comm.exchanges import build_exchange
+from compsgd.comm.exchange_choice import build_exchange
 from compsgd.comm.group.averaging import average, start_average_of_finite
 from compsgd.comm.group.collectives import Collectives
 from compsgd.comm.parameters import ParamGradient, Place, VotedParams

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compsgd.comm.exchanges import check_exchange, joined_group
+from compsgd.comm.exchange_choice import check_exchange, joined_group
 from compsgd.comm.group.agreement import check_agreement
 from compsgd.comm.group.collectives import Collectives
 from compsgd.comm.group_vote import EXEMPT_MOMENTUM, GroupVote, memory_sizes

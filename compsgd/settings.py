@@ -226,7 +226,8 @@ class VoteSettings:
     exchange: str = _setting(
         "auto", Name(),
         "How ballots travel: all_gather, scatter_reduce, or auto, which takes what sends less to "
-        "vote for so many workers.",
+        "vote for so many workers; or hierarchical, which adds them up inside each host first, so "
+        "that its link carries one sum however many workers it has.",
     )  # fmt: skip
     min_compress_numel: int = _setting(
         0, Integer(0), "Smaller parameters are averaged in float32.", is_lasting=True

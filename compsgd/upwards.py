@@ -16,7 +16,7 @@ def exchange_over(
     process_group: Any, name: str, num_workers: int, settings: VoteSettings
 ) -> Exchange:
     """The exchange of that name between the processes of a group; None for the default one."""
-    from compsgd.comm.exchanges import exchange_between
+    from compsgd.comm.exchange_choice import exchange_between
 
     return exchange_between(process_group, name, num_workers, settings.timeout_s)
 

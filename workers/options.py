@@ -267,6 +267,7 @@ class Options:
         self._check_workers(rank_info)
         self._check_data()
         self._check_optimizer()
+        self._check_exchange()
         self._check_diagnosis()
         self._check_sweep()
         self._check_folder()
@@ -308,6 +309,17 @@ class Options:
                 "--strict ends a run at the first gradient that overflows, by which --amp fp16 "
                 "finds its loss scale; leave out one of both, or take --amp bf16"
             )
+
+    def _check_exchange(self) -> None:
+        for name, asked in (
+            ("diagnose", self.diagnose),
+            ("verify_fraction", self.vote.verify_fraction),
+        ):
+            if asked and self.vote.exchange == "hierarchical":
+                raise UsageError(
+                    f"--{name} takes everybody's ballots, which --exchange hierarchical keeps "
+                    "inside each host; take scatter_reduce, with the same results"
+                )
 
     def _check_diagnosis(self) -> None:
         if self.diagnose and not self.has_ballots:

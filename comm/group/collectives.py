@@ -55,6 +55,7 @@ class Collectives:
         num_workers: int,
         group: dist.ProcessGroup | None = None,
         timeout: timedelta | None = None,
+        members: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
@@ -64,6 +65,8 @@ class Collectives:
             group: None for a process that is alone.
             timeout: how long a collective may take from its beginning to its end; None for as long
                 as the group lets it. Over NCCL the group's own timeout bounds it.
+            members: ranks of the group, of which this process is one, between which gathers and
+                scatters go; None for all.
         """
         self.ledger = ledger
         self.purpose = purpose
@@ -71,8 +74,26 @@ class Collectives:
         self._group = group
         self._timeout = timeout
         self._backends = {} if group is None else _backends(group)
-        self.world_size = group.size() if group is not None else 1
-        self.rank = group.rank() if group is not None else 0
+        size, rank = (1, 0) if group is None else (group.size(), group.rank())
+        self._members = range(size) if members is None else members
+        self.world_size, self.rank = len(self._members), self._members.index(rank)
+
+    @property
+    def global_ranks(self) -> list[int]:
+        """Of all processes of the group, by rank in it."""
+        return [0] if self._group is None else dist.get_process_group_ranks(self._group)
+
+    def among(self, members: Sequence[int], num_workers: int) -> "Collectives":
+        """Between some processes of the group, for gathers and scatters: any two of them in only
+        one such selection at a time, as messages arrive in the order in which they are started.
+
+        Args:
+            members: their ranks, in the order that they have here.
+            num_workers: as above.
+        """
+        return Collectives(
+            self.ledger, self.purpose, num_workers, self._group, self._timeout, members
+        )
 
     def of_purpose(self, purpose: Purpose) -> "Collectives":
         """Over the same group, for another purpose."""
@@ -106,7 +127,7 @@ class Collectives:
             return lambda: tensor.unsqueeze(0)
         mine = self._to_wire(tensor)
         everyones = mine.new_empty(self.world_size, mine.numel())
-        start = self._start_gather if self._is_nccl else self._start_direct_gather
+        start = self._start_gather if self._goes_by_nccl else self._start_direct_gather
         finish = self._start("all_gather", lambda: start(everyones, mine))
 
         def arrival() -> Tensor:
@@ -144,7 +165,7 @@ class Collectives:
         mine = self._to_wire(chunks)
         mine = mine.view(self.world_size, mine.numel() // self.world_size)
         received = torch.empty_like(mine)
-        start = self._start_scatter if self._is_nccl else self._start_direct_scatter
+        start = self._start_scatter if self._goes_by_nccl else self._start_direct_scatter
         finish = self._start("all_to_all", lambda: start(received, mine))
 
         def arrival() -> Tensor:
@@ -215,12 +236,23 @@ class Collectives:
     def _start_messages(self, received: Tensor, sent: Sequence[Tensor]) -> list[Any]:
         """A message to and from each of the others. Those between two processes arrive in the order
         in which they were started."""
-        others = [rank for rank in range(self.world_size) if rank != self.rank]
-        receiving = [
-            dist.irecv(received[rank], group_src=rank, group=self._group) for rank in others
+        others = [(place, rank) for place, rank in enumerate(self._members) if place != self.rank]
+        pairs = [
+            (operation, tensors[place], rank)
+            for operation, tensors in ((dist.irecv, received), (dist.isend, sent))
+            for place, rank in others
         ]
-        return receiving + [
-            dist.isend(sent[rank], group_dst=rank, group=self._group) for rank in others
+        if self._is_nccl:
+            # One by one they would wait for each other.
+            return dist.batch_isend_irecv(
+                [dist.P2POp(operation, tensor, group=self._group, group_peer=rank)
+                 for operation, tensor, rank in pairs]
+            )  # fmt: skip
+        return [
+            dist.irecv(tensor, group_src=rank, group=self._group)
+            if operation is dist.irecv
+            else dist.isend(tensor, group_dst=rank, group=self._group)
+            for operation, tensor, rank in pairs
         ]
 
     def _start(self, name: str, start: Callable[[], list[Any]]) -> Callable[[], None]:
@@ -256,6 +288,11 @@ class Collectives:
     @property
     def _is_nccl(self) -> bool:
         return dist.Backend.NCCL in self._backends.values()
+
+    @property
+    def _goes_by_nccl(self) -> bool:
+        """Whether NCCL has it as a whole: between all, not between some."""
+        return self._is_nccl and self._group is not None and self.world_size == self._group.size()
 
     def _to_wire(self, tensor: Tensor) -> Tensor:
         """As flat bytes where the backend can read them."""

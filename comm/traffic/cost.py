@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from compsgd.codec.alphabet import ballot_alphabet
+from compsgd.codec.alphabet import Alphabet, ballot_alphabet, sum_alphabet
 from compsgd.codec.combine import combine_named
 from compsgd.codec.wire import WireFormat
 from compsgd.layout import shard_numel
@@ -34,11 +34,25 @@ class StepCost:
 
     def scatter_reduce(self, num_workers: int) -> int:
         """To every other worker its shard of the ballot, and the result of one's own shard."""
-        ballots = ballot_alphabet(self.num_bits, self.zeros)
-        results = combine_named(self.combine).alphabet(ballots, num_workers)
-        result = WireFormat(self.numel, results)
-        both = self._ballot.size_bytes(num_workers) + result.size_bytes(num_workers)
-        return (num_workers - 1) * both
+        both = (self._ballot, self._result(self.numel, num_workers))
+        return (num_workers - 1) * sum(one.size_bytes(num_workers) for one in both)
+
+    def hierarchical(self, num_workers: int, workers_per_host: int) -> tuple[int, int]:
+        """The same inside a host, and to each other host a part of the sum of the host's shards,
+        and of the result: bytes to others of the host, and to other hosts."""
+        num_hosts = num_workers // workers_per_host
+        inside = (self._ballot, self._result(self.numel, num_workers))
+        numel = shard_numel(self.numel, workers_per_host)
+        sums = WireFormat(
+            numel,
+            sum_alphabet(self._alphabet, workers_per_host),
+            workers_per_host * self._ballot.header_bytes,
+        )
+        between = (sums, self._result(numel, num_workers))
+        return (
+            (workers_per_host - 1) * sum(one.size_bytes(workers_per_host) for one in inside),
+            (num_hosts - 1) * sum(one.size_bytes(num_hosts) for one in between),
+        )
 
     def break_even(self) -> int:
         """The fewest workers with which all_gather sends no less than a float32 all-reduce."""
@@ -48,9 +62,15 @@ class StepCost:
         return num_workers
 
     @property
+    def _alphabet(self) -> Alphabet:
+        return ballot_alphabet(self.num_bits, self.zeros)
+
+    @property
     def _ballot(self) -> WireFormat:
-        alphabet = ballot_alphabet(self.num_bits, self.zeros)
-        return WireFormat(self.numel, alphabet, header_num_bytes(self.num_tensors))
+        return WireFormat(self.numel, self._alphabet, header_num_bytes(self.num_tensors))
+
+    def _result(self, numel: int, num_workers: int) -> WireFormat:
+        return WireFormat(numel, combine_named(self.combine).alphabet(self._alphabet, num_workers))
 
 
 def ring_all_reduce(numel: int, num_workers: int) -> int:

@@ -7,7 +7,7 @@ the result -> update. Every client comes in here: the optimizers, the hook, a us
 import functools
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,14 +20,16 @@ from compsgd.codec.registry import codec_for
 from compsgd.errors import DamagedDataError, PeerError, SettingError
 from compsgd.gradient import Gradient
 from compsgd.kinds import Kind, TensorOf
-from compsgd.layout import FlatLayout, Span, Voters, Workspace, voters_within
+from compsgd.layout import FlatLayout, Span, Workspace, voters_within
 from compsgd.rng import BREAK_TIE, BREAK_ZERO, BitStream, derive_key
 from compsgd.settings import VoteSettings
 from compsgd.voting.ballot import BallotBox, header_num_bytes, naming, voters_of
 from compsgd.voting.chunks import MAGNITUDE_BYTES, Chunk, best_num_chunks, cut
 from compsgd.voting.encoder import Encoder
 from compsgd.voting.exchange import Arrival, Exchange
+from compsgd.voting.host_tally import HostTally, sums_between_hosts
 from compsgd.voting.outcome import Outcome
+from compsgd.voting.tally import BallotTally, Tally
 
 _DRAW_BYTES = 8
 _NUM_DRAWS = 1 << 8 * _DRAW_BYTES
@@ -102,14 +104,27 @@ class LevelAggregator:
             codec_for(CodecSpec(alphabet, work.binning, device.type, choice, may_fall_back))
             for alphabet in self._alphabets
         )
+        self._tally = self._tally_for(exchange)
+
+    def _tally_for(self, exchange: Exchange) -> Tally:
+        codecs = self.codec, self._result_codec
+        if exchange.outer is None:
+            return BallotTally(exchange, *codecs, self._combine, self._device)
+        if self._verify_fraction:
+            raise SettingError(
+                f"verify_fraction is {self._verify_fraction:g}, but with exchange='hierarchical' "
+                "no process has the ballots of all; take scatter_reduce"
+            )
+        return HostTally(exchange, *codecs, self._combine, self._device, self.workspace)
 
     def _cut(self, num_chunks: int) -> None:
         """Between rounds: the next one travels in so many chunks."""
         layout, exchange = self.layout, self.exchange
         header_bytes = header_num_bytes(len(layout.spans))
         self.chunks = cut(
-            layout, num_chunks, exchange, self._alphabets, header_bytes, self._carries_magnitudes
-        )
+            layout, num_chunks, exchange, self._alphabets, header_bytes, self._carries_magnitudes,
+            sums_between_hosts(self.alphabet, exchange),
+        )  # fmt: skip
         formats = [chunk.format for chunk in self.chunks]
         num_bits, zeros = self.alphabet.largest.bit_length(), self.alphabet.zeros
         self.box = BallotBox(layout, exchange, formats, num_bits, zeros, self._device)
@@ -218,87 +233,48 @@ class LevelAggregator:
     def count(self, underway: Underway) -> Outcome:
         """Who votes, and the results, chunk after chunk as ballots come: counted here and now where
         the others wait for them, and else when they are asked for."""
-        received = [underway.arrivals[0]()]
-        headers = self.box.headers(received[0], underway.round)
+        arrivals = self._tally.forward(self.box, self.chunks, underway.arrivals, underway.round)
+        received = [arrivals[0]()]
+        headers = self.box.headers(self.headers(0, received[0]), underway.round)
         voters = voters_of(headers, self.layout)
         if not voters:
-            received += [arrival() for arrival in underway.arrivals[1:]]
+            received += [arrival() for arrival in arrivals[1:]]
             return Outcome(headers, voters, received, None)
         results = self._codes(self._result_dtype)
         outcome = Outcome(headers, voters, received, results)
+        count = functools.partial(self._count, outcome, arrivals, underway.round)
+        if self.exchange.num_shards == 1:
+            for index, chunk in enumerate(self.chunks):
+                outcome.expect(chunk.span, functools.partial(count, index))
+            return outcome
+        sent = []
         for index, chunk in enumerate(self.chunks):
-            count = functools.partial(self._count_chunk, outcome, underway, index)
-            if self.exchange.num_shards == 1:
-                outcome.expect(chunk.span, count)
-            else:
-                count()
-                wait = self._sent_results(chunk, results[chunk.span.slice])
-                outcome.expect(chunk.span, wait)
+            count(index)
+            sent.append(self._tally.send_results(chunk, results[chunk.span.slice]))
+        for chunk, send_on in zip(self.chunks, sent, strict=True):
+            outcome.expect(chunk.span, send_on())
         self._recount_some(outcome, underway.round)
         return outcome
 
-    def _count_chunk(self, outcome: Outcome, underway: Underway, index: int) -> None:
-        """Waits for the ballots, and writes the results of this process's shard of them."""
+    def _count(
+        self, outcome: Outcome, arrivals: Sequence[Arrival], round_: int, index: int
+    ) -> None:
+        """Waits for the ballots of a chunk, and writes the results of this process's shard."""
         assert outcome.result is not None, "somebody votes"
         if index:
-            outcome.received.append(underway.arrivals[index]())
+            outcome.received.append(arrivals[index]())
         chunk = self.chunks[index]
-        shard = chunk.shards[self.exchange.shard]
-        ballots = self._checked_ballots(chunk, outcome.received[index], shard)
+        shard = self._tally.shard(chunk)
         codes = outcome.result[chunk.span.slice][shard.slice]
-        self._count(codes, outcome.voters, ballots, chunk, shard, underway.round)
+        bits = self._tie_bits(round_)
+        self._tally.count(codes, outcome.received[index], chunk, shard, outcome.voters, bits)
 
-    def ballots(self, chunk: Chunk, received: Tensor) -> Tensor:
-        """The packed codes behind the headers of a chunk."""
-        return received[:, chunk.format.ballot.header_bytes :]
+    def headers(self, index: int, received: Tensor) -> Tensor:
+        """What stands in front of everybody's ballots of a chunk; uint8, shape (N, num_bytes)."""
+        return self._tally.headers(received, self.chunks[index])
 
-    def _checked_ballots(self, chunk: Chunk, received: Tensor, shard: Span) -> Tensor:
-        """Raises DamagedDataError, with the worker's name, for codes that cannot be."""
-        ballots = self.ballots(chunk, received)
-        try:
-            self.codec.check(ballots, shard.numel)
-        except DamagedDataError:
-            for worker, row in enumerate(ballots):
-                with naming(f"the ballot of worker {worker}"):
-                    self.codec.check(row[None], shard.numel)
-            raise
-        return ballots
-
-    def _count(
-        self,
-        codes: Tensor,
-        voters: Sequence[Voters],
-        ballots: Tensor,
-        chunk: Chunk,
-        shard: Span,
-        round_: int,
-    ) -> None:
-        """Writes the results of a shard of a chunk."""
-        place = shard.shifted(chunk.span.start)
-        here = [
-            Voters(span.shifted(-place.start), workers)
-            for span, workers in voters_within(voters, place)
-        ]
-        bits = self._bits(BREAK_TIE, round_) if self._combine.breaks_ties else None
-        its_bits = None if bits is None else bits.at(place.start)
-        self.codec.count(codes, ballots, here, self._combine, its_bits)
-
-    def _sent_results(self, chunk: Chunk, codes: Tensor) -> Callable[[], None]:
-        """Sends those of this process's shard: what is returned waits for everybody's, which are
-        written beside them."""
-        assert chunk.format.result is not None
-        num_bytes = chunk.format.result.size_bytes(len(chunk.shards))
-        packed = torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
-        self._result_codec.pack(packed, codes[chunk.shards[self.exchange.shard].slice])
-        arrival = self.exchange.collect(packed, chunk.format)
-
-        def wait() -> None:
-            for rank, (shard, row) in enumerate(zip(chunk.shards, arrival(), strict=True)):
-                with naming(f"the results of rank {rank}"):
-                    self._result_codec.check(row[None], shard.numel)
-                self._result_codec.unpack(codes[shard.slice], row)
-
-        return wait
+    def _tie_bits(self, round_: int) -> BitStream | None:
+        return self._bits(BREAK_TIE, round_) if self._combine.breaks_ties else None
 
     def _recount_some(self, outcome: Outcome, round_: int) -> None:
         """In some rounds each process counts another one's shard once more. Which ones, nobody
@@ -338,11 +314,11 @@ class LevelAggregator:
         assert outcome.result is not None, "somebody votes"
         received = [self.box.send_again(index, other)() for index in range(len(self.chunks))]
         voters = voters_of(self.box.headers(received[0], round_), self.layout)
+        bits = self._tie_bits(round_)
         for chunk, rows in zip(self.chunks, received, strict=True):
             shard = chunk.shards[other]
-            ballots = self._checked_ballots(chunk, rows, shard)
             counted = torch.empty(shard.numel, dtype=self._result_dtype, device=self._device)
-            self._count(counted, voters, ballots, chunk, shard, round_)
+            self._tally.count(counted, rows, chunk, shard, voters, bits)
             if not torch.equal(counted, outcome.result[chunk.span.slice][shard.slice]):
                 return False
         return True
@@ -371,7 +347,7 @@ class LevelAggregator:
             DamagedDataError: a ballot says what cannot be.
         """
         chunk = self.chunks[index]
-        means = _means_in(outcome.received[index], chunk)
+        means = _means_in(self.headers(index, outcome.received[index]), chunk)
         for header, row in zip(outcome.headers, means, strict=True):
             if not bool((row.isfinite() & (row >= 0)).all()):
                 raise DamagedDataError(

@@ -153,6 +153,7 @@ class BallotBox:
     first has the header in front.
 
     Attributes:
+        layout: of the flat vector.
         rows: by chunk, uint8 of shape (hosted, num_shards, num_bytes): what travels.
         cast: the headers of those who have voted so far, by place among the hosted.
     """
@@ -174,7 +175,7 @@ class BallotBox:
             symbol_bits, zeros: as in BallotHeader.
             device: where ballots are.
         """
-        self._layout = layout
+        self.layout = layout
         self._exchange = exchange
         self._formats = formats
         self._symbol_bits = symbol_bits
@@ -231,15 +232,23 @@ class BallotBox:
         offset = shard - self._exchange.shard
         return self._exchange.distribute(self.rows[chunk].roll(-offset, 1), None)
 
-    def headers(self, received: Tensor, round_: int) -> list[BallotHeader]:
-        """Of all N workers, from the first chunk of each, uint8 of shape (N, num_bytes).
+    def headers(
+        self, received: Tensor, round_: int, workers: Sequence[int] | None = None
+    ) -> list[BallotHeader]:
+        """From the first chunk of each ballot.
+
+        Args:
+            received: uint8 of shape (workers, num_bytes).
+            round_: of all.
+            workers: whose; None for all N.
 
         Raises:
             PeerError: a ballot of another round, worker or model.
             DamagedDataError: what is no ballot.
         """
         headers = []
-        for worker, row in enumerate(received[:, : self._header_bytes].cpu()):
+        heads = received[:, : self._header_bytes].cpu()
+        for worker, row in zip(workers or range(len(heads)), heads, strict=True):
             with naming(f"the ballot of worker {worker}"):
                 header = BallotHeader.from_tensor(row)
                 header.check_matches(self.header(worker, round_, self._nobody))
@@ -248,12 +257,12 @@ class BallotBox:
 
     @property
     def _header_bytes(self) -> int:
-        return header_num_bytes(len(self._layout.spans))
+        return header_num_bytes(len(self.layout.spans))
 
     @property
     def _nobody(self) -> list[bool]:
         """No parameter has a gradient."""
-        return [False] * len(self._layout.spans)
+        return [False] * len(self.layout.spans)
 
     def pending(self) -> dict[str, Tensor]:
         """The headers of the ballots cast so far, as "ballot.<worker>"."""

@@ -67,6 +67,7 @@ def cut(
     alphabets: tuple[Alphabet, Alphabet],
     header_bytes: int,
     carries_magnitudes: bool,
+    sums: Sequence[Alphabet] = (),
 ) -> list[Chunk]:
     """Cuts a vector into so many chunks, or fewer where it is too short.
 
@@ -76,8 +77,9 @@ def cut(
         alphabets: of ballots, and of results.
         header_bytes: what stands in front of the first chunk.
         carries_magnitudes: whether 4 bytes for each parameter travel with its last element.
+        sums: alphabets of what travels besides.
     """
-    groups = [group_for(alphabet).num_elements for alphabet in alphabets]
+    groups = [group_for(alphabet).num_elements for alphabet in (*alphabets, *sums)]
     num_shards = exchange.num_shards
     unit = math.lcm(exchange.num_workers, num_shards) * BLOCK_COLUMNS * math.lcm(*groups)
     numel = unit * max(1, math.ceil(layout.numel / unit / num_chunks))

@@ -30,6 +30,8 @@ class Exchange(Protocol):
         num_shards: into how many shards a ballot is cut.
         shard: which of them this process counts.
         num_processes: W.
+        outer: between hosts, where ballots go no farther than the host, and sums of them to all;
+            None where there is one level.
 
     Source:
         design, section 3.
@@ -51,6 +53,8 @@ class Exchange(Protocol):
     def shard(self) -> int: ...
     @property
     def num_processes(self) -> int: ...
+    @property
+    def outer(self) -> "Exchange | None": ...
 
     def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Arrival:
         """Sets out to bring ballots to those who count them.
@@ -126,6 +130,7 @@ class InProcessExchange:
     num_shards = 1
     shard = 0
     num_processes = 1
+    outer: Exchange | None = None
 
     def __init__(self, num_workers: int) -> None:
         """

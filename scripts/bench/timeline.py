@@ -32,6 +32,7 @@ from compsgd.plots import save_figure
 from compsgd.plots.style import add_legend, in_paper_style, new_figure
 from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.ballot import BallotBox
+from compsgd.voting.tally import BallotTally
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.commands.spreading import SpreadingCommand
@@ -106,8 +107,7 @@ class Clock:
 def watch(clock: Clock) -> None:
     clock.timed(LevelAggregator, "_encode", "encode")
     clock.timed_travel(BallotBox, "send", "ballots travel")
-    clock.timed(LevelAggregator, "_checked_ballots", "count")
-    clock.timed(LevelAggregator, "_count", "count")
+    clock.timed(BallotTally, "count", "count")
     clock.timed_travel(ScatterReduceExchange, "collect", "results travel")
     for name in ("level_magnitudes", "decode"):
         clock.timed(NumbaCodec, name, "decode")

@@ -118,6 +118,14 @@ BAD = {
     "steps and epochs": (["--steps", "5", "--epochs", "40"], "give one of both"),
     "evaluate_every negative": (["--evaluate_every", "-1"], "-1 is not in the range x>=0"),
     "diagnosis of adamw": (["--optimizer", "adamw", "--diagnose", "1"], "adamw has no ballots"),
+    "diagnosis by hosts": (
+        ["--diagnose", "1", "--exchange", "hierarchical"],
+        "--diagnose takes everybody's ballots",
+    ),
+    "counting again by hosts": (
+        ["--verify_fraction", "1", "--exchange", "hierarchical"],
+        "--verify_fraction takes everybody's ballots",
+    ),
     "diagnosis of a part": (["--diagnose", "1", "--exempt_1d"], "looks at all parameters"),
     "diagnosis of large ones": (
         ["--diagnose", "1", "--min_compress_numel", "9"],

@@ -13,8 +13,8 @@ import compsgd
 from compsgd import DamagedDataError, PeerError, VoteAggregator
 from compsgd.comm import Purpose, exchanges, register_vote_hook
 from compsgd.errors import CompsgdError
-from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.replicas import digest, digest_of_text, is_due
+from compsgd.voting.tally import BallotTally
 
 pytestmark = pytest.mark.heavy
 
@@ -163,14 +163,14 @@ def test_comparing_moves_nothing():
 
 def lie(monkeypatch, rank):
     """A rank's results are others than its shard of the ballots comes to, the same to all."""
-    original = LevelAggregator._sent_results
+    original = BallotTally.send_results
 
-    def sent_results(aggregator, chunk, codes):
+    def send_results(tally, chunk, codes):
         if dist.get_rank() == rank:
-            codes[chunk.shards[aggregator.exchange.shard].slice][7] ^= 1
-        return original(aggregator, chunk, codes)
+            codes[tally.shard(chunk).slice][7] ^= 1
+        return original(tally, chunk, codes)
 
-    monkeypatch.setattr(LevelAggregator, "_sent_results", sent_results)
+    monkeypatch.setattr(BallotTally, "send_results", send_results)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from compsgd.rng import BREAK_TIE, BREAK_ZERO, BitStream, derive_key
 from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.ballot import header_num_bytes
 from compsgd.voting.encoder import WorkerEncoder
+from compsgd.voting.tally import payload
 
 CPU = torch.device("cpu")
 SIZES = [500, 1600]
@@ -188,7 +189,7 @@ def test_an_outcome_says_who_took_part():
     assert outcome.voters == [((0, LAYOUT.numel), (0,))]
     (received,) = outcome.received
     assert received.shape[0] == NUM_WORKERS
-    assert not aggregator.ballots(aggregator.chunks[0], received)[1:].any()
+    assert not payload(received, aggregator.chunks[0])[1:].any()
 
 
 def test_nobody_votes():

@@ -19,6 +19,7 @@ from compsgd.layout import FlatLayout
 from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.chunks import MAGNITUDE_BYTES, best_num_chunks, cut
 from compsgd.voting.encoder import WorkerEncoder
+from compsgd.voting.tally import BallotTally, payload
 
 HEADER_BYTES = 28
 # Of 3 bits, for two workers and three shards: 2 * 3 * 4096 elements.
@@ -134,20 +135,20 @@ def test_one_is_coded_while_others_travel(monkeypatch):
     layout = FlatLayout([2 * UNIT, UNIT])
     exchange = Diary()
     one = aggregator(3, exchange, layout)
-    for name in ("_encode", "_count"):
-        original = getattr(LevelAggregator, name)
+    for owner, name in ((LevelAggregator, "_encode"), (BallotTally, "count")):
+        original = getattr(owner, name)
 
         def noted(self, *args, name=name, original=original):
             exchange.entries.append(name)
             original(self, *args)
 
-        monkeypatch.setattr(LevelAggregator, name, noted)
+        monkeypatch.setattr(owner, name, noted)
     outcome = one.aggregate(0, gradient(layout))
     sent = [entry for number in range(3) for entry in ("_encode", f"ballot sent {number}")]
     counted = [
         entry
         for number in range(3)
-        for entry in (f"ballot here {number}", "_count", f"result sent {number}")
+        for entry in (f"ballot here {number}", "count", f"result sent {number}")
     ]
     assert exchange.entries == sent + counted
     exchange.entries.clear()
@@ -203,7 +204,7 @@ def test_a_worker_that_sits_out_leaves_nothing_behind():
     received = outcome.received
     assert len(received) == 2
     assert not any(
-        one.ballots(chunk, rows)[1].any() for chunk, rows in zip(one.chunks, received, strict=True)
+        payload(rows, chunk)[1].any() for chunk, rows in zip(one.chunks, received, strict=True)
     )
 
 

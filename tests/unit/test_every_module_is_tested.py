@@ -25,6 +25,8 @@ COVERED = {
     "compsgd/optim/param_share": ("unit/test_exempt.py", "what goes through a round together"),
     "compsgd/optim/round_optimizer": ("unit/test_optimizers.py", "base of all optimizers"),
     "compsgd/voting/exchange": ("unit/test_optimizers.py", "workers in one process"),
+    "compsgd/voting/tally": ("unit/test_aggregator.py", "all ballots at once"),
+    "comm/exchange_choice": ("distributed/test_matrix.py", "auto, and all by name"),
     "compsgd/voting/float_aggregator": ("unit/test_optimizers.py", "the rounds of SGD"),
     "comm/ddp/bucket_queue": ("unit/test_worker_thread.py", "its thread; buckets with the hook"),
     "comm/ddp/hook": ("distributed/test_hook_situations.py", "several files; this one is widest"),

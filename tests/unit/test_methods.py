@@ -112,3 +112,20 @@ def test_the_processor_may_be_slower_than_the_link():
     assert all_reduce(where, NUMEL, "float32", 4).step_s == pytest.approx(4 * NUMEL * 2e-6)
     found = vote(where, NUMEL, 1, 3, "all_gather")
     assert found.step_s == pytest.approx(found.sent_bytes * 1e-6, rel=1e-3)
+
+
+def test_between_hosts_sums_travel_instead_of_ballots():
+    where = cluster(8, 4, latency_s=0.0)
+    inside, between = StepCost(NUMEL, 1, 3, zeros=False).hierarchical(8, 4)
+    found = vote(where, NUMEL, 1, 3, "hierarchical")
+    assert found.sent_bytes == pytest.approx(inside + between, abs=2)
+    assert found.step_s == pytest.approx(seconds(between * 4), rel=0.05)
+    assert found.step_s < 0.4 * vote(where, NUMEL, 1, 3, "scatter_reduce").step_s
+
+
+@pytest.mark.parametrize("per_host", [1, 4])
+def test_with_one_level_hierarchical_is_scatter_reduce(per_host):
+    found = [
+        vote(cluster(4, per_host), NUMEL, 1, 3, one) for one in ("hierarchical", "scatter_reduce")
+    ]
+    assert found[0].step_s == found[1].step_s

@@ -14,7 +14,15 @@ from compsgd.codec.combine import COMBINES, Vote, combine_named
 from compsgd.codec.compiling import COMPILE_CHOICES, Work
 from compsgd.codec.registry import CODECS, codec_for
 from compsgd.codec.torch_codec import torch_codec
-from compsgd.comm import Collectives, Ledger, Purpose, VoteState, build_exchange, exchanges
+from compsgd.comm import (
+    Collectives,
+    Ledger,
+    Purpose,
+    VoteState,
+    build_exchange,
+    exchange_choice,
+    exchanges,
+)
 from compsgd.comm.traffic.cost import StepCost
 from compsgd.gradient import gather
 from compsgd.layout import FlatLayout
@@ -22,7 +30,7 @@ from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.encoder import WorkerEncoder
 
 CPU = torch.device("cpu")
-KNOWN = {"binning": BINNINGS, "compile": COMPILE_CHOICES, "exchange": exchanges.EXCHANGES}
+KNOWN = {"binning": BINNINGS, "compile": COMPILE_CHOICES, "exchange": exchange_choice.EXCHANGES}
 
 
 def collectives(num_workers=3):
@@ -53,7 +61,7 @@ def test_unknown_names_are_told_the_known_ones(client, name):
 def test_unknown_exchanges_are_told_the_known_ones(client):
     params = [torch.zeros(1, requires_grad=True)]
     found = message_of(lambda: client(params=params, exchange="x"))
-    assert found == refusal("exchange", exchanges.EXCHANGES)
+    assert found == refusal("exchange", exchange_choice.EXCHANGES)
     assert message_of(lambda: build_exchange("x", collectives())) == found
 
 
@@ -124,10 +132,10 @@ def test_a_third_exchange(monkeypatch):
             self.calls += 1
             return super().distribute(ballots, format)
 
-    assert list(exchanges.EXCHANGES) == ["auto", *exchanges.KINDS]
-    monkeypatch.setitem(exchanges.KINDS, "third", Third)
+    assert list(exchange_choice.EXCHANGES) == ["auto", *exchange_choice.KINDS]
+    monkeypatch.setitem(exchange_choice.KINDS, "third", Third)
     # Made of KINDS when the module is loaded.
-    monkeypatch.setattr(exchanges, "EXCHANGES", ("auto", *exchanges.KINDS))
+    monkeypatch.setattr(exchange_choice, "EXCHANGES", ("auto", *exchange_choice.KINDS))
     exchange = build_exchange("third", collectives(num_workers=1))
     weights = torch.zeros(2)
     optimizer = compsgd.SignSGD([weights], 0.5, exchange=exchange)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from compsgd.checks import check_lr
-from compsgd.comm.exchanges import EXCHANGES
+from compsgd.comm.exchange_choice import EXCHANGES
 from compsgd.comm.group.rank_info import RankInfo
 from compsgd.errors import CompsgdError, SettingError
 from compsgd.optim.optimizers import OPTIMIZERS

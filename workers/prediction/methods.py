@@ -143,10 +143,22 @@ def _scatter_reduce(cluster: Cluster, cost: StepCost) -> list[Traffic | Count]:
     return [half, Count(1.0), half]
 
 
+def _hierarchical(cluster: Cluster, cost: StepCost) -> list[Traffic | Count]:
+    per_host, num_hosts = cluster.workers_per_host, cluster.num_hosts
+    if per_host == 1 or num_hosts == 1:
+        return _scatter_reduce(cluster, cost)
+    inside, between = cost.hierarchical(cluster.num_workers, per_host)
+    inner = Traffic(inside / 2, 0.0, inside / 2, per_host - 1, 1)
+    outer = Traffic(between / 2, between / 2 * per_host, 0.0, num_hosts - 1, 1)
+    # A worker adds up a shard of its host's ballots, and then a part of that of every host's sums.
+    return [inner, Count(1.0), outer, Count(1 / per_host), outer, inner]
+
+
 # What an exchange does between encoding and decoding.
 EXCHANGES: dict[str, Callable[[Cluster, StepCost], list[Traffic | Count]]] = {
     "all_gather": _all_gather,
     "scatter_reduce": _scatter_reduce,
+    "hierarchical": _hierarchical,
 }
 
 

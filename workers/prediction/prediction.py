@@ -122,18 +122,19 @@ def over_bandwidths(
 
 
 def break_even(saved_s: Callable[[float], float]) -> float:
-    """The highest bandwidth below which something is saved; 0 for never, infinite for always.
+    """The bandwidth up to which something is saved; 0 for nothing on the slowest of links, infinite
+    for something on the fastest, too.
 
     Args:
         saved_s: seconds, of bits a second.
     """
     rates = rates_between(_SLOWEST, _FASTEST, _TRIED)
-    if saved_s(rates[-1]) > 0:
+    first = next((number for number, rate in enumerate(rates) if saved_s(rate) <= 0), None)
+    if first is None:
         return math.inf
-    last = next((number for number in reversed(range(_TRIED)) if saved_s(rates[number]) > 0), None)
-    if last is None:
+    if first == 0:
         return 0.0
-    low, high = rates[last], rates[last + 1]
+    low, high = rates[first - 1], rates[first]
     for _ in range(_HALVINGS):
         between = math.sqrt(low * high)
         low, high = (between, high) if saved_s(between) > 0 else (low, between)

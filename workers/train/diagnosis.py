@@ -17,6 +17,7 @@ from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.float_sum import FloatSum
 from compsgd.voting.majority import cosine, majority_counts, mean_where_voted
 from compsgd.voting.outcome import Outcome
+from compsgd.voting.tally import payload
 
 
 class Finding(NamedTuple):
@@ -92,7 +93,7 @@ class Diagnosis:
         counts = torch.zeros(exchange.num_workers, dtype=torch.int64)
         for chunk, received in zip(aggregator.chunks, outcome.received, strict=True):
             shard = chunk.shards[exchange.shard].shifted(chunk.span.start)
-            ballots = aggregator.ballots(chunk, received)
+            ballots = payload(received, chunk)
             counts += majority_counts(outcome.voters, ballots, aggregator.alphabet, shard).cpu()
         if exchange.num_shards > 1:
             counts = self._peers.all_gather(counts).sum(dim=0)
