@@ -35,9 +35,11 @@ def digest_in(folder):
 
 
 @needs_network
-def test_two_machines_end_as_one_process(alone, tmp_path):
+@pytest.mark.parametrize("exchange", ["auto", "hierarchical"])
+def test_two_machines_end_as_one_process(alone, tmp_path, exchange):
     """With torchrun's static rendezvous."""
     options = [*TRAINING, "--log_dir", str(tmp_path), "--exp_name", "x", "--verify_bytes"]
+    options += ["--exchange", exchange]
     torchrun = ["--torchrun", "--processes", "2", "--", "launch.py", *options]
     finished = run_command(*NETLAB, "run", "--hosts", "2", "--rate", "1gbit", *torchrun)
     assert finished.exit_code == 0, finished.stderr
