@@ -50,15 +50,33 @@ def train(
 ) -> None:
     """A whole run. Rank 0 writes its results, at its end.
 
-    A round for which not every worker has a batch left is passed over: a process of
-    DistributedDataParallel cannot sit out.
-
     Args:
         dataset: the problem's.
         model: the problem's, which the client moves.
         peers: all processes, for evaluation.
     """
     began = time.perf_counter()
+    losses = train_only(problem, dataset, model, client)
+    # (rounds,)
+    means = peers.all_gather(torch.tensor(losses, dtype=torch.float64)).mean(dim=(0, 2))
+    scores = {
+        "train": evaluate(model, dataset.train, _CPU, peers, lambda: False),
+        "test": evaluate(model, dataset.test, _CPU, peers, lambda: False),
+    }
+    if peers.rank == 0:
+        numel = sum(parameter.numel() for parameter in model.parameters())
+        facts = {"seconds": time.perf_counter() - began, "num_parameters": numel}
+        _write(problem, scores, means.tolist(), client.bytes_per_step(), facts)
+
+
+def train_only(
+    problem: Problem, dataset: Dataset, model: nn.Module, client: Client
+) -> list[list[float]]:
+    """The rounds of a run: losses by round and hosted worker.
+
+    A round for which not every worker has a batch left is passed over: a process of
+    DistributedDataParallel cannot sit out.
+    """
     batches = problem.batches(dataset)
     num_rounds = problem.num_rounds(batches)
     losses = []
@@ -82,16 +100,7 @@ def train(
             mine.append(score.loss)
         client.step(problem.lr_of(round_, num_rounds))
         losses.append(mine)
-    # (rounds,)
-    means = peers.all_gather(torch.tensor(losses, dtype=torch.float64)).mean(dim=(0, 2))
-    scores = {
-        "train": evaluate(model, dataset.train, _CPU, peers, lambda: False),
-        "test": evaluate(model, dataset.test, _CPU, peers, lambda: False),
-    }
-    if peers.rank == 0:
-        numel = sum(parameter.numel() for parameter in model.parameters())
-        facts = {"seconds": time.perf_counter() - began, "num_parameters": numel}
-        _write(problem, scores, means.tolist(), client.bytes_per_step(), facts)
+    return losses
 
 
 def _write(
