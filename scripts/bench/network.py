@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
+from csv_rows import read_rows, write_rows
 from netlab import LabError, ask_ranks, places
 from network_report import write_report
-from network_rows import UNSHAPED, Cell, Row, link_of, read_rows, write_rows
+from network_rows import UNSHAPED, Cell, Row, link_of
 from steps import ALONE, EXCHANGE, EXCHANGES, KINDS, MODELS, ONE_BUCKET, VOTE_BITS, vote_name
 
 from compsgd.workers.commands.execution import execute
@@ -90,7 +91,7 @@ def network(
     except LabError as error:
         raise UsageError(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
-    rows = read_rows(out / "network.csv")
+    rows = read_rows(out / "network.csv", Row, "network.py")
     todo = [] if report_only else list(missing(cells, rows))
     with (
         terminated_like_interrupted(),
@@ -98,7 +99,7 @@ def network(
     ):
         for cell, kind, methods in bar:
             rows += measure(cell, kind, methods, budget_s)
-            write_rows(rows, out / "network.csv")
+            write_rows(out / "network.csv", rows)
     write_report(rows, out)
 
 

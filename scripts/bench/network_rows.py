@@ -1,16 +1,9 @@
 """What network.py measures, as the lines of network.csv."""
 
-import csv
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from netlab import LabError, Link
-
-from compsgd.files import atomic_write
-from compsgd.workers.failures import UsageError
 
 UNSHAPED = "unshaped"
 
@@ -42,6 +35,12 @@ class Row:
     num_steps: int
     sent_bytes: int
 
+    def __post_init__(self) -> None:
+        try:
+            link_of(self.rate)
+        except LabError as error:
+            raise ValueError(str(error)) from error
+
     @property
     def cell(self) -> Cell:
         return Cell(self.model, self.num_hosts, self.rate)
@@ -51,44 +50,5 @@ class Row:
         return link_of(self.rate).bits_per_s
 
 
-_FIELDS = tuple(Row.__annotations__)
-
-
 def link_of(rate: str) -> Link:
     return Link(None if rate == UNSHAPED else rate)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """What has been measured.
-
-    Raises:
-        UsageError: a file of something else.
-    """
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != _FIELDS:
-                raise ValueError(f"its columns are not {', '.join(_FIELDS)}")
-            return [_row(one) for one in reader]
-    except (ValueError, TypeError, LabError) as error:
-        raise UsageError(f"{path} is not what network.py writes: {error}") from error
-
-
-def _row(texts: dict[str, str]) -> Row:
-    row = Row(
-        texts["model"], int(texts["num_hosts"]), texts["rate"], texts["kind"], texts["method"],
-        float(texts["ms"]), int(texts["num_steps"]), int(texts["sent_bytes"]),
-    )  # fmt: skip
-    link_of(row.rate)
-    return row
-
-
-def write_rows(rows: Sequence[Row], path: Path) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(vars(row) for row in rows)
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())

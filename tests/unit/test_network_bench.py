@@ -9,9 +9,10 @@ from compsgd.workers.failures import UsageError
 
 sys.path.insert(0, str(ROOT / "scripts" / "bench"))
 
+from csv_rows import read_rows, write_rows
 from network import METHODS, missing
 from network_report import crossovers, write_report
-from network_rows import Cell, Row, link_of, read_rows, write_rows
+from network_rows import Cell, Row, link_of
 from steps import ALONE, EXCHANGE, STEP
 
 RATES = ("100mbit", "1gbit", "unshaped")
@@ -32,9 +33,9 @@ ROWS = [measured(method, rate) for method in METHODS for rate in RATES]
 
 
 def test_rows_come_back(tmp_path):
-    write_rows(ROWS, tmp_path / "network.csv")
-    assert read_rows(tmp_path / "network.csv") == ROWS
-    assert read_rows(tmp_path / "none.csv") == []
+    write_rows(tmp_path / "network.csv", ROWS)
+    assert read_rows(tmp_path / "network.csv", Row, "network.py") == ROWS
+    assert read_rows(tmp_path / "none.csv", Row, "network.py") == []
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "model,num_hosts\n", ""])
@@ -42,7 +43,7 @@ def test_a_foreign_file_is_named(text, tmp_path):
     path = tmp_path / "network.csv"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"network.csv is not what network.py writes: its columns"):
-        read_rows(path)
+        read_rows(path, Row, "network.py")
 
 
 def test_what_is_there_is_not_measured_again():

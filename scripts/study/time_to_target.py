@@ -1,0 +1,237 @@
+"""How long a training takes until it is good enough, over slow links.
+
+sudo python scripts/study/time_to_target.py --data data
+
+Four hosts, network namespaces on this machine (scripts/bench/netlab.py), which share its cores, and
+links of 100 Mbit/s and 1 Gbit/s: wall seconds, without evaluating, and megabytes that a host has
+sent until the held-out metric is what was asked for, with DistributedDataParallel in float32, its
+fp16 hook, PowerSGD, and our recipes; each with the learning rate that the study has found for it.
+Writes time_to_target.csv and time_to_target.md as it goes; what is there is not run again.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compsgd.files import atomic_write
+from compsgd.workers.commands.execution import execute
+from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.spreading import SpreadingCommand
+from compsgd.workers.failures import RunError, terminated_like_interrupted
+from compsgd.workers.report.tables import markdown_table
+
+_HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(_HERE.parent / "bench"))
+from csv_rows import read_rows, write_rows  # noqa: E402
+from netlab import LabError, Link, ask_ranks, places  # noqa: E402
+
+_OUT = _HERE.parents[1] / "docs" / "measurements"
+_NUM_HOSTS = 4
+RATES = ("100mbit", "1gbit")
+_HEAD = """# Time to a target, over slow links
+
+Made by `sudo python scripts/study/time_to_target.py` from time_to_target.csv. Four hosts, network
+namespaces on one machine, whose cores they share; each link has that rate in either direction.
+Seconds are of the wall clock, without evaluating; megabytes are those that rank 0 has sent, as the
+kernel has counted them; one seed.
+"""
+
+
+@dataclass(frozen=True)
+class Race:
+    """A task, and when it is done.
+
+    Attributes:
+        title: in words.
+        data: its folder below --data.
+        options: of the problem, but for the learning rate.
+        every: rounds between evaluations.
+        target: as of timed_run.TimedClient.
+        entrants: by name, the client, its settings, and the learning rate.
+    """
+
+    title: str
+    data: str
+    options: Mapping[str, Any]
+    every: int
+    target: float
+    entrants: Mapping[str, tuple[str, Mapping[str, Any], float]]
+
+
+def _ddp(hook: str, **settings: Any) -> dict[str, Any]:
+    """AdamW behind a hook; see ddp_run.py."""
+    plain = {
+        "hook": hook, "num_bits": 3, "momentum": 0.0, "weight_decay": 1.0, "exempt_1d": False,
+        "powersgd_rank": 1, "outer": "adamw", "outer_momentum": 0.0, "beta1": 0.9, "beta2": 0.99,
+        "l2": 0.01,
+    }  # fmt: skip
+    return plain | settings
+
+
+_VOTE = {"momentum": 0.9, "weight_decay": 0.99, "exempt_1d": True, "beta1": 0.0}
+
+
+def _optimizer(num_bits: int, lr: float) -> tuple[str, Mapping[str, Any], float]:
+    settings = {
+        "num_bits": num_bits, "momentum": 0.9, "decay_min": 0.99, "decay_max": 0.99,
+        "exempt_1d": True, "exempt_lr": lr * 2 ** (num_bits - 1),
+    }  # fmt: skip
+    return "optimizer", settings, lr
+
+
+_LM = {
+    "model": "gpt", "model_size": "small", "context": 64, "dataset": "text", "batch_size": 16,
+    "epochs": 1, "steps": 1500, "lr_schedule": "cosine", "warmup": 0.25,
+}  # fmt: skip
+_MNIST = {
+    "model": "vanilla_cnn", "model_size": "small", "context": 64, "dataset": "MNIST",
+    "batch_size": 64, "epochs": 5, "steps": None, "lr_schedule": "cosine", "warmup": 0.1,
+}  # fmt: skip
+
+RACES = {
+    "lm": Race(
+        "A transformer of 164 k parameters on Shakespeare, to a held-out loss of 1.75 nats",
+        "text", _LM, 50, -1.75,
+        {
+            "float32": ("ddp", _ddp("none"), 0.01),
+            "fp16": ("ddp", _ddp("fp16"), 0.02),
+            "PowerSGD 1": ("ddp", _ddp("powersgd"), 0.01),
+            "PowerSGD 2": ("ddp", _ddp("powersgd", powersgd_rank=2), 0.01),
+            "vote, 3 bits": ("ddp", _ddp("vote", **_VOTE), 0.003),
+            "vote, 1 bit": ("ddp", _ddp("vote", num_bits=1, **_VOTE), 0.006),
+        },
+    ),
+    "mnist": Race(
+        "A CNN of 3.2 M parameters on MNIST, to 98.5 %",
+        ".", _MNIST, 20, 98.5,
+        {
+            "float32": ("ddp", _ddp("none"), 0.004),
+            "fp16": ("ddp", _ddp("fp16"), 0.004),
+            "PowerSGD 1": ("ddp", _ddp("powersgd"), 0.004),
+            "PowerSGD 2": ("ddp", _ddp("powersgd", powersgd_rank=2), 0.004),
+            "vote, 3 bits": _optimizer(3, 0.0012),
+            "vote, 1 bit": _optimizer(1, 0.0012),
+        },
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of time_to_target.csv: a run, at its end or at its target.
+
+    Attributes:
+        is_reached: whether it was good enough before its rounds were over.
+        metric: percent or nats, of what is held out.
+    """
+
+    race: str
+    rate: str
+    method: str
+    is_reached: bool
+    rounds: int
+    seconds: float
+    sent_mb: float
+    metric: float
+
+
+def race(name: str, rate: str, method: str, data: Path) -> Row:
+    """
+    Raises:
+        RunError: a rank fails.
+    """
+    one = RACES[name]
+    client, settings, lr = one.entrants[method]
+    problem = {
+        **one.options, "lr": lr, "num_workers": _NUM_HOSTS, "seed": 0, "log_dir": "",
+        "exp_name": "", "dataset_root": str((data / one.data).resolve()),
+    }  # fmt: skip
+    what = {"problem": problem, "client": client, "settings": settings, "every": one.every,
+            "target": one.target}  # fmt: skip
+    try:
+        with places(_NUM_HOSTS, Link(rate)) as where:
+            found = ask_ranks(where, _HERE / "timed_run.py", what)
+    except LabError as error:
+        raise RunError(f"{name}, {rate}, {method}: {error}") from error
+    rounds, seconds, sent_bytes, metric = found["notes"][-1]
+    return Row(name, rate, method, found["is_reached"], rounds, round(seconds, 2),
+               round(sent_bytes / 1e6, 3), round(metric, 4))  # fmt: skip
+
+
+@click.command(cls=SpreadingCommand)
+@click.option("--data", type=PathOption(), default=Path("data"), show_default=True,
+              help="Folder of MNIST and text.")  # fmt: skip
+@click.option("--races", type=click.Choice(tuple(RACES)), multiple=True, default=tuple(RACES),
+              show_default=True)  # fmt: skip
+@click.option("--rates", multiple=True, default=RATES, show_default=True,
+              help="Of each link and direction, as tc writes them.")  # fmt: skip
+@click.option("--out", type=PathOption(), default=_OUT, show_default="docs/measurements")
+def main(data: Path, races: Sequence[str], rates: Sequence[str], out: Path) -> None:
+    """Runs what is missing."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "time_to_target.csv"
+    rows = read_rows(path, Row, "time_to_target.py")
+    todo = list(missing(races, rates, rows))
+    with (
+        terminated_like_interrupted(),
+        click.progressbar(todo, label="training", item_show_func=_shown) as bar,
+    ):
+        for name, rate, method in bar:
+            rows.append(race(name, rate, method, data))
+            write_rows(path, rows)
+            write_report(rows, out / "time_to_target.md")
+    write_report(rows, out / "time_to_target.md")
+
+
+def missing(
+    races: Sequence[str], rates: Sequence[str], rows: Sequence[Row]
+) -> Iterator[tuple[str, str, str]]:
+    there = {(row.race, row.rate, row.method) for row in rows}
+    for name in races:
+        for rate in rates:
+            for method in RACES[name].entrants:
+                if (name, rate, method) not in there:
+                    yield name, rate, method
+
+
+def _shown(item: tuple[str, str, str] | None) -> str:
+    return "" if item is None else ", ".join(item)
+
+
+def write_report(rows: Sequence[Row], path: Path) -> None:
+    """A table for each race and rate."""
+    parts = [_HEAD]
+    for name, rate in dict.fromkeys((row.race, row.rate) for row in rows):
+        own = [row for row in rows if (row.race, row.rate) == (name, rate)]
+        parts += [f"## {RACES[name].title}: {rate}", _table(own)]
+    with atomic_write(path) as file:
+        file.write(("\n\n".join(parts) + "\n").encode())
+
+
+def _table(rows: Sequence[Row]) -> str:
+    by_method = {row.method: row for row in rows}
+    lines = []
+    for row in rows:
+        ratios = [_ratio(by_method.get(other), row) for other in ("float32", "fp16")]
+        reached = "" if row.is_reached else " (not reached)"
+        lines.append([
+            row.method, f"{row.metric:g}{reached}", f"{row.rounds:,}", f"{row.seconds:,.1f}",
+            *ratios, f"{row.sent_mb:,.1f}", f"{1e3 * row.seconds / row.rounds:,.0f}",
+        ])  # fmt: skip
+    head = ["", "metric", "rounds", "seconds", "float32 / this", "fp16 / this", "MB", "ms a round"]
+    return markdown_table(head, lines)
+
+
+def _ratio(other: Row | None, row: Row) -> str:
+    """How many times sooner."""
+    if other is None or not (other.is_reached and row.is_reached):
+        return "-"
+    return f"{other.seconds / row.seconds:.2f}"
+
+
+if __name__ == "__main__":
+    execute(main, Path(sys.argv[0]).name)

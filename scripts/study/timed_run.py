@@ -1,0 +1,167 @@
+"""One training against the clock, as a rank of `time_to_target.py`: until the held-out metric is
+what was asked for. Evaluating takes no time on that clock."""
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ddp_run import DdpClient, Settings
+from loop import Client, train_only
+from problem import Problem
+from torch import Tensor, nn
+
+import compsgd
+from compsgd.comm import Collectives, Ledger, Purpose
+from compsgd.comm.traffic.kernel_counters import count_bytes, open_sockets
+from compsgd.workers.data.splits import Dataset
+from compsgd.workers.train.evaluation import evaluate
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+from netlab import answer
+
+_CPU = torch.device("cpu")
+_TIMEOUT = timedelta(minutes=30)
+
+
+class OptimizerClient:
+    """The vote as an optimizer of its own, behind backward."""
+
+    def __init__(self, model: nn.Module, lr: float, settings: dict[str, Any]) -> None:
+        self.hosted: Sequence[int] = (dist.get_rank(),)
+        self._model = model
+        self._optimizer = compsgd.CompressedSGDVote(
+            list(model.parameters()), lr, process_group=dist.group.WORLD, **settings
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self._model(inputs)
+        return outputs
+
+    def end_backward(self, slot: int) -> None:
+        """Its gradients are compressed by the step."""
+
+    def step(self, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+
+    def bytes_per_step(self) -> float:
+        raise NotImplementedError("the kernel counts")
+
+
+class TargetReachedError(Exception):
+    """The end of a run."""
+
+
+class TimedClient:
+    """A client that is watched: notes seconds, bytes and the metric every so many rounds, and ends
+    the run when the metric is what was asked for.
+
+    Attributes:
+        hosted: the client's.
+        notes: (rounds, seconds, bytes sent by this process, metric).
+    """
+
+    def __init__(
+        self, client: Client, model: nn.Module, dataset: Dataset, every: int, target: float
+    ) -> None:
+        """
+        Args:
+            client: what exchanges gradients.
+            model: what it moves.
+            dataset: whose test split decides.
+            every: rounds between evaluations.
+            target: a loss in nats if it is negative, which is to be reached from above; percent
+                otherwise, from below.
+        """
+        self.hosted = client.hosted
+        self.notes: list[tuple[int, float, int, float]] = []
+        self._client, self._model, self._dataset = client, model, dataset
+        self._every, self._target = every, target
+        others, size = open_sockets(), dist.get_world_size()
+        self._peers = Collectives(Ledger(), Purpose.EVALUATION, size, dist.new_group())
+        # Evaluation has a group of its own, which is not counted.
+        self._not_counted = open_sockets() - others
+        self._rounds, self._seconds, self._sent_bytes = 0, 0.0, 0
+        self._resume()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._client.forward(inputs)
+
+    def end_backward(self, slot: int) -> None:
+        self._client.end_backward(slot)
+
+    def step(self, lr: float) -> None:
+        self._client.step(lr)
+        self._rounds += 1
+        if self._rounds % self._every == 0:
+            self._evaluate()
+
+    def bytes_per_step(self) -> float:
+        return self._sent_bytes / self._rounds
+
+    def _evaluate(self) -> None:
+        dist.barrier()
+        self._seconds += time.perf_counter() - self._began
+        self._sent_bytes += self._sent() - self._before
+        score = evaluate(self._model, self._dataset.test, _CPU, self._peers, lambda: False)
+        metric = score.accuracy if self._target > 0 else -score.loss
+        self.notes.append((self._rounds, self._seconds, self._sent_bytes, abs(metric)))
+        if metric >= self._target:
+            raise TargetReachedError
+        self._resume()
+
+    def _resume(self) -> None:
+        dist.barrier()
+        self._before = self._sent()
+        self._began = time.perf_counter()
+
+    def _sent(self) -> int:
+        """Bytes so far; a hook makes its own group when it is first called."""
+        return count_bytes(open_sockets() - self._not_counted).sent_bytes
+
+
+def run(
+    problem: dict[str, Any], client: str, settings: dict[str, Any], every: int, target: float
+) -> dict[str, Any]:
+    """In a process with the environment of a rank.
+
+    Args:
+        problem: the fields of a Problem.
+        client: "ddp" or "optimizer".
+        settings: of that client.
+        every, target: as of TimedClient.
+    """
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    dist.init_process_group("gloo", timeout=_TIMEOUT)
+    paths = {name: Path(problem[name]) for name in ("dataset_root", "log_dir")}
+    asked = Problem(**problem | paths)
+    dataset = asked.load()
+    model = asked.build(dataset)
+    own: Client
+    if client == "ddp":
+        own = DdpClient(model, Settings(**settings), asked.seed)
+    else:
+        own = OptimizerClient(model, asked.lr, settings)
+    watched = TimedClient(own, model, dataset, every, target)
+    try:
+        train_only(asked, dataset, model, watched)
+        is_reached = False
+    except TargetReachedError:
+        is_reached = True
+    dist.barrier()
+    dist.destroy_process_group()
+    return {"is_reached": is_reached, "notes": watched.notes}
+
+
+if __name__ == "__main__":
+    answer(run)
