@@ -13,7 +13,7 @@ from compsgd.comm.traffic.ledger import Ledger, Purpose
 from compsgd.errors import SettingError
 from compsgd.voting.exchange import Exchange
 
-KINDS: dict[str, Callable[[Collectives, Collectives | None], Exchange]] = {
+KINDS: dict[str, Callable[..., Exchange]] = {
     "all_gather": AllGatherExchange,
     "scatter_reduce": ScatterReduceExchange,
     "hierarchical": between_hosts,
@@ -27,7 +27,10 @@ def check_exchange(name: str) -> str:
 
 
 def build_exchange(
-    name: str, collectives: Collectives, bookkeeping: Collectives | None = None
+    name: str,
+    collectives: Collectives,
+    bookkeeping: Collectives | None = None,
+    entropy_coding: str = "off",
 ) -> Exchange:
     """The exchange of a name.
 
@@ -42,6 +45,7 @@ def build_exchange(
         name: one of EXCHANGES.
         collectives: between whom.
         bookkeeping: between the same, for what is no gradient; the same group without.
+        entropy_coding: whether packed codes go through an entropy coder; as in VoteSettings.
 
     Raises:
         SettingError: there is no such exchange.
@@ -55,11 +59,15 @@ def build_exchange(
     check_exchange(name)
     if name == "auto":
         name = "all_gather" if collectives.num_workers <= 2 else "scatter_reduce"
-    return KINDS[name](collectives, bookkeeping)
+    return KINDS[name](collectives, bookkeeping, entropy_coding=entropy_coding)
 
 
 def exchange_between(
-    process_group: dist.ProcessGroup | None, name: str, num_workers: int, timeout_s: float
+    process_group: dist.ProcessGroup | None,
+    name: str,
+    num_workers: int,
+    timeout_s: float,
+    entropy_coding: str,
 ) -> Exchange:
     """An exchange over the processes of a group, with a ledger of its own.
 
@@ -68,6 +76,7 @@ def exchange_between(
         name: one of EXCHANGES.
         num_workers: N; 1 for one a process.
         timeout_s: how long a collective may take.
+        entropy_coding: as above.
 
     Raises:
         SettingError: torch.distributed is not initialised, this process is no member, or there is
@@ -78,7 +87,7 @@ def exchange_between(
         num_workers = group.size()
     timeout = timedelta(seconds=timeout_s)
     gradient = Collectives(Ledger.short(), Purpose.GRADIENT, num_workers, group, timeout)
-    return build_exchange(name, gradient)
+    return build_exchange(name, gradient, entropy_coding=entropy_coding)
 
 
 def joined_group(process_group: dist.ProcessGroup | None) -> dist.ProcessGroup:

@@ -55,7 +55,9 @@ class GroupVote:
         self._factor = settings.factor
         self._params = params
         self._collectives = collectives
-        self._exchange = build_exchange(settings.exchange, collectives)
+        self._exchange = build_exchange(
+            settings.exchange, collectives, entropy_coding=settings.entropy_coding
+        )
         self._encoder = WorkerEncoder.fresh(params.layout.numel, params.device, settings)
         self._exempt_momentum = _exempt_momentum(settings, params)
         alphabet = ballot_alphabet(settings.num_bits, not settings.rand_zero)

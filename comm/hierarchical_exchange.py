@@ -46,10 +46,12 @@ class HierarchicalExchange(ProcessExchange):
         bookkeeping: Collectives | None = None,
         *,
         processes_per_host: int,
+        entropy_coding: str = "off",
     ) -> None:
         """
         Args:
             collectives, bookkeeping: as of the other exchanges.
+            entropy_coding: between hosts.
             processes_per_host: neighbours by rank; divides the number of processes.
         """
         super().__init__(collectives, bookkeeping)
@@ -60,7 +62,9 @@ class HierarchicalExchange(ProcessExchange):
                       processes_per_host)  # fmt: skip
         num_inside = collectives.num_workers // num_hosts
         self._inner = ScatterReduceExchange(collectives.among(inside, num_inside))
-        self.outer: Exchange | None = ScatterReduceExchange(collectives.among(peers, num_hosts))
+        self.outer: Exchange | None = ScatterReduceExchange(
+            collectives.among(peers, num_hosts), entropy_coding=entropy_coding
+        )
         self.num_shards, self.shard = self._inner.num_shards, self._inner.shard
 
     def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Arrival:
@@ -80,7 +84,9 @@ class HierarchicalExchange(ProcessExchange):
         return self._inner._sent_bytes(format) + self.outer._sent_bytes(between)
 
 
-def between_hosts(collectives: Collectives, bookkeeping: Collectives | None = None) -> Exchange:
+def between_hosts(
+    collectives: Collectives, bookkeeping: Collectives | None = None, *, entropy_coding: str = "off"
+) -> Exchange:
     """A hierarchical exchange, or, where there is one host, or a process on each, scatter_reduce.
 
     Raises:
@@ -92,13 +98,15 @@ def between_hosts(collectives: Collectives, bookkeeping: Collectives | None = No
         words = {"how many processes share a host (LOCAL_WORLD_SIZE)": str(found)}
         check_agreement(bookkeeping or collectives.of_purpose(Purpose.BOOKKEEPING), words)
     if found in (1, collectives.world_size):
-        return ScatterReduceExchange(collectives, bookkeeping)
+        return ScatterReduceExchange(collectives, bookkeeping, entropy_coding=entropy_coding)
     if collectives.world_size % found:
         raise SettingError(
             f"exchange is 'hierarchical', but {collectives.world_size} processes are not {found} "
             "on every host; take scatter_reduce"
         )
-    return HierarchicalExchange(collectives, bookkeeping, processes_per_host=found)
+    return HierarchicalExchange(
+        collectives, bookkeeping, processes_per_host=found, entropy_coding=entropy_coding
+    )
 
 
 def _processes_per_host(collectives: Collectives) -> int:

@@ -18,7 +18,9 @@ def exchange_over(
     """The exchange of that name between the processes of a group; None for the default one."""
     from compsgd.comm.exchange_choice import exchange_between
 
-    return exchange_between(process_group, name, num_workers, settings.timeout_s)
+    return exchange_between(
+        process_group, name, num_workers, settings.timeout_s, settings.entropy_coding
+    )
 
 
 def attribute(name: str) -> Any:

@@ -38,6 +38,7 @@ _MAY_CHANGE = _OWN_AFFAIR | {
     "check_every",
     "num_chunks",
     "verify_fraction",
+    "entropy_coding",
 }
 
 # Settings that an optimizer without them refuses. Those of VOTE_OPTIONS it ignores, so that one
@@ -69,6 +70,7 @@ VOTE_OPTIONS = {
         "check_every",
         "num_chunks",
         "verify_fraction",
+        "entropy_coding",
         *REFUSED,
     )
 } | {"timeout": "timeout_s"}

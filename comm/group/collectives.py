@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from compsgd.comm.traffic.ledger import NOTHING, Flow, Ledger, Logical, Purpose
-from compsgd.errors import PeerError
+from compsgd.errors import DamagedDataError, PeerError
 
 # torch 2.14 renamed it and warns of the old name.
 _all_gather_flat = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -97,7 +97,9 @@ class Collectives:
 
     def of_purpose(self, purpose: Purpose) -> "Collectives":
         """Over the same group, for another purpose."""
-        return Collectives(self.ledger, purpose, self.num_workers, self._group, self._timeout)
+        return Collectives(
+            self.ledger, purpose, self.num_workers, self._group, self._timeout, self._members
+        )
 
     def all_gather(self, tensor: Tensor, logical: Logical | None = None) -> Tensor:
         """Brings every process's tensor to every process.
@@ -174,6 +176,48 @@ class Collectives:
 
         return arrival
 
+    def start_messages(
+        self,
+        name: str,
+        messages: Sequence[Tensor],
+        most_bytes: int,
+        length_of: Callable[[Tensor], int],
+        logical: Logical | None = None,
+    ) -> Callable[[], list[Tensor]]:
+        """Sends message i to rank i, each of its own length, over gloo. Entered in the ledger when
+        all are there.
+
+        Args:
+            name: of the collective that this takes the place of.
+            messages: uint8 on the CPU, flat; this process's to itself does not matter.
+            most_bytes: that any of them may have, on all processes.
+            length_of: of the beginning of a message, how many bytes it says that it has.
+            logical: what separate workers would send for the same, for the ledger.
+
+        Returns:
+            what waits for the message from each rank; nothing from this one.
+
+        Raises:
+            CollectiveError: a process is gone, or too slow.
+            DamagedDataError: a message says of itself what cannot be.
+        """
+        assert self._group is not None, "a process alone sends no messages"
+        received = torch.zeros(self.world_size, most_bytes, dtype=torch.uint8)
+        finish = self._start(name, lambda: self._start_messages(received, messages))
+
+        def arrival() -> list[Tensor]:
+            finish()
+            lengths = [0 if rank == self.rank else length_of(row)
+                       for rank, row in enumerate(received)]  # fmt: skip
+            for rank, length in enumerate(lengths):
+                if length > most_bytes:
+                    raise DamagedDataError(f"rank {rank} sends a message of {length:,} bytes")
+            sent = sum(one.numel() for rank, one in enumerate(messages) if rank != self.rank)
+            self.ledger.record(self.purpose, name, sent, Flow(sent, sum(lengths)), logical)
+            return [row[:length] for row, length in zip(received, lengths, strict=True)]
+
+        return arrival
+
     def all_reduce(self, tensor: Tensor) -> None:
         """Adds every process's tensor up, in place. Entered as a ring sends it, which is also what
         separate workers would send.
@@ -237,22 +281,21 @@ class Collectives:
         """A message to and from each of the others. Those between two processes arrive in the order
         in which they were started."""
         others = [(place, rank) for place, rank in enumerate(self._members) if place != self.rank]
-        pairs = [
-            (operation, tensors[place], rank)
-            for operation, tensors in ((dist.irecv, received), (dist.isend, sent))
-            for place, rank in others
-        ]
-        if self._is_nccl:
+        group = self._group
+        if self.is_nccl:
             # One by one they would wait for each other.
-            return dist.batch_isend_irecv(
-                [dist.P2POp(operation, tensor, group=self._group, group_peer=rank)
-                 for operation, tensor, rank in pairs]
-            )  # fmt: skip
+            receiving = [
+                dist.P2POp(dist.irecv, received[place], group=group, group_peer=rank)
+                for place, rank in others
+            ]
+            sending = [
+                dist.P2POp(dist.isend, sent[place], group=group, group_peer=rank)
+                for place, rank in others
+            ]
+            return dist.batch_isend_irecv(receiving + sending)
         return [
-            dist.irecv(tensor, group_src=rank, group=self._group)
-            if operation is dist.irecv
-            else dist.isend(tensor, group_dst=rank, group=self._group)
-            for operation, tensor, rank in pairs
+            *(dist.irecv(received[place], group_src=rank, group=group) for place, rank in others),
+            *(dist.isend(sent[place], group_dst=rank, group=group) for place, rank in others),
         ]
 
     def _start(self, name: str, start: Callable[[], list[Any]]) -> Callable[[], None]:
@@ -267,7 +310,7 @@ class Collectives:
         def finish() -> None:
             with self._named(name):
                 for work in works:
-                    if self._timeout is None or self._is_nccl:
+                    if self._timeout is None or self.is_nccl:
                         work.wait()
                     else:
                         # The group's own timeout bounds each wait inside the collective, not the
@@ -286,13 +329,14 @@ class Collectives:
             raise CollectiveError(f"{name} of {self.purpose.value}: {reason}") from error
 
     @property
-    def _is_nccl(self) -> bool:
+    def is_nccl(self) -> bool:
+        """Whether NCCL carries anything."""
         return dist.Backend.NCCL in self._backends.values()
 
     @property
     def _goes_by_nccl(self) -> bool:
         """Whether NCCL has it as a whole: between all, not between some."""
-        return self._is_nccl and self._group is not None and self.world_size == self._group.size()
+        return self.is_nccl and self._group is not None and self.world_size == self._group.size()
 
     def _to_wire(self, tensor: Tensor) -> Tensor:
         """As flat bytes where the backend can read them."""

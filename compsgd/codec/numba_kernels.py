@@ -42,7 +42,7 @@ _HALF = float32(0.5)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _compiled(function: _Function) -> _Function:
+def compiled(function: _Function) -> _Function:
     """Compiled when it is first called, and kept on the disk where there is a place for it. It
     lets other Python threads run meanwhile."""
     try:
@@ -55,12 +55,12 @@ def _compiled(function: _Function) -> _Function:
     return cast(_Function, compiled)
 
 
-def _inlined(function: _Function) -> _Function:
+def inlined(function: _Function) -> _Function:
     """Compiled into its callers, with the constants that they call it with."""
     return cast(_Function, numba.njit(error_model="numpy", forceinline=True)(function))
 
 
-@_compiled
+@compiled
 def sum_magnitudes(values: _Floats) -> float:
     """The sum of |x| of a float32 array; not finite if any is not."""
     total = 0.0
@@ -80,14 +80,14 @@ def sum_magnitudes(values: _Floats) -> float:
     return total
 
 
-@_compiled
+@compiled
 def random_words(words: _Words, first_key: uint32, second_key: uint32) -> None:
     """`compsgd.rng.hash_positions` of positions 0, 1, 2, ..., into uint32."""
     for i in range(words.shape[0]):
         words[i] = _mix(_mix(uint32(uint32(i) + first_key)) ^ second_key)
 
 
-@_compiled
+@compiled
 def encode(
     codes: _Bytes,
     gradient: _Floats,
@@ -126,7 +126,7 @@ def encode(
         done += length
 
 
-@_compiled
+@compiled
 def pack(packed: _Bytes, codes: _Bytes, width: _Width) -> None:
     """Packs codes into as many bytes as they take."""
     num_bits = len(width)
@@ -148,7 +148,7 @@ def pack(packed: _Bytes, codes: _Bytes, width: _Width) -> None:
         packed[first_byte:] = filled[: packed.shape[0] - first_byte]
 
 
-@_compiled
+@compiled
 def vote(
     codes: _Bytes,
     ballots: _Bytes,
@@ -201,7 +201,7 @@ def vote(
             done += length
 
 
-@_compiled
+@compiled
 def sum_levels(codes: _Bytes, width: _Width) -> int:
     """The sum of the magnitudes of the levels that codes stand for."""
     largest = 1 << (len(width) - 1)
@@ -211,7 +211,7 @@ def sum_levels(codes: _Bytes, width: _Width) -> int:
     return total
 
 
-@_compiled
+@compiled
 def write_levels(out: _Floats, codes: _Bytes, scale: float32, width: _Width) -> None:
     """scale * level, float32."""
     largest = float32(1 << (len(width) - 1))
@@ -220,7 +220,7 @@ def write_levels(out: _Floats, codes: _Bytes, scale: float32, width: _Width) -> 
         out[i] = (code - largest + (_ONE if code >= largest else _ZERO)) * scale
 
 
-@_inlined
+@inlined
 def _mix(word: uint32) -> uint32:
     # Numba reckons with 64 bits unless it is told otherwise.
     word = uint32((word ^ (word >> 16)) * 0x7FEB352D)
@@ -229,7 +229,7 @@ def _mix(word: uint32) -> uint32:
     return mixed
 
 
-@_inlined
+@inlined
 def _bits_at(position: int, limit: int) -> tuple[int, uint8, int]:
     """In which byte the random bit of an element lies, which bit of it that is, and for how many
     elements from there on, up to a limit, it is the same bit of neighbouring bytes."""
@@ -239,14 +239,14 @@ def _bits_at(position: int, limit: int) -> tuple[int, uint8, int]:
     return block * _COLUMNS + column, uint8(1 << row), min(_COLUMNS - column, limit)
 
 
-@_inlined
+@inlined
 def _part(vector: _Floats | None, start: int, end: int) -> _Floats | None:
     if vector is None:
         return None
     return vector[start:end]
 
 
-@_inlined
+@inlined
 def _level_row(
     codes: _Bytes,
     gradient: _Floats,
@@ -287,7 +287,7 @@ def _level_row(
             error[i] = value - level * share * abs(upper if is_positive else lower)
 
 
-@_inlined
+@inlined
 def _sign_row(
     codes: _Bytes,
     gradient: _Floats,
@@ -304,7 +304,7 @@ def _sign_row(
         codes[i] = uint8(np.int32(zero if value == _ZERO else code))
 
 
-@_inlined
+@inlined
 def _smoothed(
     momentum: _Floats | None, value: float32, i: int, beta: float32, complement: float32
 ) -> float32:
@@ -316,7 +316,7 @@ def _smoothed(
     return mean
 
 
-@_inlined
+@inlined
 def _pack_rows(packed: _Bytes, codes: _Bytes, columns: int, width: _Width) -> None:
     """Eight rows of codes to num_bits rows of bytes."""
     num_bits = len(width)
@@ -332,7 +332,7 @@ def _pack_rows(packed: _Bytes, codes: _Bytes, columns: int, width: _Width) -> No
             packed[row * columns + i] = uint8(byte)
 
 
-@_inlined
+@inlined
 def _add_rows(sums: _Sums, packed: _Bytes, columns: int, is_first: bool, width: _Width) -> None:
     """The inverse, to level + largest, which is never negative: added to sums, uint16, or, of the
     first ballot, in their place."""
@@ -346,7 +346,7 @@ def _add_rows(sums: _Sums, packed: _Bytes, columns: int, is_first: bool, width: 
                 sums[j * columns + i] += _raised_level(packed, i, j, columns, width)
 
 
-@_inlined
+@inlined
 def _raised_level(packed: _Bytes, i: int, j: int, columns: int, width: _Width) -> uint16:
     num_bits = len(width)
     row, right = divmod(num_bits * j, 8)
@@ -359,7 +359,7 @@ def _raised_level(packed: _Bytes, i: int, j: int, columns: int, width: _Width) -
     return raised
 
 
-@_inlined
+@inlined
 def _vote_row(
     codes: _Bytes, sums: _Sums, num_voters: int, bits: _Bytes, bit: uint8, width: _Width
 ) -> None:

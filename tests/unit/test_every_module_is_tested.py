@@ -16,6 +16,7 @@ COVERED = {
     "compsgd/codec/binning": ("unit/test_vectors.py", "every bin of the reference vectors"),
     "compsgd/codec/bit_packing": ("unit/test_packing.py", "groups, through pack and unpack"),
     "compsgd/codec/blocks": ("unit/test_packing.py", "blocks and tails of every length"),
+    "compsgd/codec/entropy_kernels": ("unit/test_entropy.py", "the loops of that coder"),
     "compsgd/codec/numba_kernels": ("unit/test_numba_codec.py", "the loops of that codec"),
     "compsgd/codec/torch_codec": ("unit/test_compiling.py", "eager against compiled"),
     "compsgd/codec/torch_kernels": ("unit/test_compiling.py", "what that codec runs"),

@@ -248,6 +248,7 @@ _COMMUNICATION = [
             show_default=f"{_DEFAULT_NUM_WORKERS}; under torchrun the number of processes",
             help="Workers; under torchrun a multiple of the processes."),
     _setting("exchange"),
+    _setting("entropy_coding"),
     _setting("num_chunks", default="auto",
              help=setting_field("num_chunks").metadata["help"].replace("None", "auto")),
     _option("--device", type=click.Choice(DEVICES), default="auto",

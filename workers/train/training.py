@@ -102,7 +102,10 @@ class CellTraining:
         self._duration = Duration.of(options, self._plan)
         self._model: nn.Module = initial_model(options, dataset.format).to(device).train()
         self._exchange = build_exchange(
-            options.vote.exchange, network.gradient, network.bookkeeping
+            options.vote.exchange,
+            network.gradient,
+            network.bookkeeping,
+            options.vote.entropy_coding,
         )
         self._optimizer = build_optimizer(options, cell, self._model, self._exchange, compile)
         self._gradient = WorkerGradient(
