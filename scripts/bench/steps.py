@@ -33,6 +33,7 @@ STEP, EXCHANGE = KINDS = ("step", "exchange")
 VOTE_BITS = (1, 2, 3, 4, 8)
 EXCHANGES = ("all_gather", "scatter_reduce")
 ONE_BUCKET = ", one bucket"
+CODED = "coded"
 _ONE_BUCKET_MB, _BUCKET_MB = 1000, 25
 # torch's PowerSGD averages twice before it begins.
 _WARM_UP_STEPS = 4
@@ -67,9 +68,8 @@ def _vote(num_bits: int, **settings: Any) -> Hook:
     )
 
 
-def vote_name(num_bits: int, exchange: str | None = None) -> str:
-    bits = f"vote, {num_bits} bit{'s' if num_bits > 1 else ''}"
-    return bits if exchange is None else f"{bits}, {exchange}"
+def vote_name(num_bits: int, *more: str) -> str:
+    return ", ".join([f"vote, {num_bits} bit{'s' if num_bits > 1 else ''}", *more])
 
 
 HOOKS: dict[str, Hook] = {
@@ -84,6 +84,10 @@ HOOKS: dict[str, Hook] = {
         vote_name(num_bits, exchange): _vote(num_bits, exchange=exchange)
         for num_bits in VOTE_BITS
         for exchange in EXCHANGES
+    },
+    **{
+        vote_name(num_bits, CODED): _vote(num_bits, entropy_coding="on")
+        for num_bits in VOTE_BITS[1:]
     },
 }
 

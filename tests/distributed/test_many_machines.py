@@ -35,11 +35,11 @@ def digest_in(folder):
 
 
 @needs_network
-@pytest.mark.parametrize("exchange", ["auto", "hierarchical"])
-def test_two_machines_end_as_one_process(alone, tmp_path, exchange):
+@pytest.mark.parametrize(("exchange", "coding"), [("auto", "off"), ("hierarchical", "on")])
+def test_two_machines_end_as_one_process(alone, tmp_path, exchange, coding):
     """With torchrun's static rendezvous."""
     options = [*TRAINING, "--log_dir", str(tmp_path), "--exp_name", "x", "--verify_bytes"]
-    options += ["--exchange", exchange]
+    options += ["--exchange", exchange, "--entropy_coding", coding]
     torchrun = ["--torchrun", "--processes", "2", "--", "launch.py", *options]
     finished = run_command(*NETLAB, "run", "--hosts", "2", "--rate", "1gbit", *torchrun)
     assert finished.exit_code == 0, finished.stderr
