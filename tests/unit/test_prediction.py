@@ -9,14 +9,20 @@ import pytest
 from compsgd.workers.prediction.links import Link
 from compsgd.workers.prediction.machine import USUAL
 from compsgd.workers.prediction.methods import Cluster
-from compsgd.workers.prediction.prediction import Gradients, break_even, over_bandwidths, predict
+from compsgd.workers.prediction.prediction import (
+    Gradients,
+    break_even,
+    over_bandwidths,
+    predict,
+    votes,
+)
 
 GRADIENTS = Gradients(11_700_000, 62)
 CLUSTER = Cluster(4, 1, Link(1e9, 50e-6), Link(1e11, 5e-6), USUAL, 0.1)
 
 
 def found(cluster=CLUSTER, num_bits=(1, 3)):
-    return predict(cluster, GRADIENTS, num_bits, ["all_gather", "scatter_reduce"])
+    return predict(cluster, GRADIENTS, votes(num_bits, ["all_gather", "scatter_reduce"]))
 
 
 def test_each_is_compared_with_both():
@@ -55,10 +61,23 @@ def test_break_even(saved_s, rate):
 
 
 def test_lines_go_down_with_bandwidth():
-    lines = over_bandwidths(CLUSTER, GRADIENTS, [3], ["scatter_reduce"])
+    lines = over_bandwidths(CLUSTER, GRADIENTS, votes([3], ["scatter_reduce"]))
     assert list(lines) == ["float32", "16 bits", "3 bits, scatter_reduce"]
     for points in lines.values():
         rates, times = zip(*points, strict=True)
         assert (rates[0], rates[-1]) == (1e7, pytest.approx(1e11))
         # The number of chunks goes in steps.
         assert all(after <= 1.02 * before for before, after in itertools.pairwise(times))
+
+
+def test_an_entropy_coder_pays_over_slow_links_alone():
+    asked = votes([1, 3], ["scatter_reduce"], [False, True])
+    assert [(one.num_bits, one.is_coded) for one in asked] == [(1, False), (3, False), (3, True)]
+
+    def steps(rate):
+        there = replace(CLUSTER, link=Link(rate, 50e-6))
+        return {one.method.name: one.method.step_s for one in predict(there, GRADIENTS, asked)}
+
+    plain, coded = "3 bits, scatter_reduce", "3 bits, scatter_reduce, coded"
+    assert steps(1e7)[coded] == pytest.approx(0.61 * steps(1e7)[plain], rel=0.05)
+    assert steps(1e11)[coded] > steps(1e11)[plain]

@@ -19,7 +19,14 @@ from compsgd.workers.prediction.calibration import calibrate, model_step_s
 from compsgd.workers.prediction.links import Link, parse_rate, rate_text
 from compsgd.workers.prediction.machine import USUAL, Machine, read_machine
 from compsgd.workers.prediction.methods import EXCHANGES, Cluster
-from compsgd.workers.prediction.prediction import Gradients, Prediction, over_bandwidths, predict
+from compsgd.workers.prediction.prediction import (
+    Gradients,
+    Prediction,
+    Vote,
+    over_bandwidths,
+    predict,
+    votes,
+)
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.train.models import IMAGE_MODELS, build_model
 
@@ -70,6 +77,9 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
               show_default=True, help="Bits of a level.")  # fmt: skip
 @click.option("--exchange", type=click.Choice(tuple(EXCHANGES)), multiple=True,
               default=tuple(EXCHANGES), show_default=True, help="How votes travel.")  # fmt: skip
+@click.option("--entropy_coding", type=bool, multiple=True, default=[False], show_default=True,
+              help="Whether votes go through the entropy coder; or both, as in --entropy_coding "
+              "false true.")  # fmt: skip
 @click.option("--link", type=_Rate(), default="1gbit", show_default=True,
               help="Of a host, in either direction.")  # fmt: skip
 @click.option("--latency", type=_Duration(), default="50us", show_default=True,
@@ -104,6 +114,7 @@ def predict_command(**values: Any) -> None:
     one core of a CPU; of GPUs nothing is known here.
     """
     _check_pictures(values["plot"])
+    asked = votes(values["num_bits"], values["exchange"], values["entropy_coding"])
     clusters = [_cluster(values, num_workers) for num_workers in values["num_workers"]]
     gradients, step_s = _gradients(values), values["step_s"] or 0.0
     machine = _machine(values, gradients)
@@ -112,7 +123,7 @@ def predict_command(**values: Any) -> None:
     found = []
     for cluster in clusters:
         there = replace(cluster, machine=machine, compute_s=step_s)
-        found.append((there, predict(there, gradients, values["num_bits"], values["exchange"])))
+        found.append((there, predict(there, gradients, asked)))
     click.echo(_headline(gradients, step_s, values))
     for cluster, predictions in found:
         click.echo(f"\n{_place(cluster)}\n")
@@ -120,7 +131,7 @@ def predict_command(**values: Any) -> None:
     if values["json_path"] is not None:
         _write_json(values["json_path"], gradients, found)
     if values["plot"] is not None:
-        _draw(values, gradients, found[-1][0])
+        _draw(values["plot"], gradients, asked, found[-1][0])
 
 
 def _check_pictures(path: Path | None) -> None:
@@ -227,13 +238,13 @@ def _finite(found: dict[str, Any]) -> dict[str, Any]:
     return {name: "always" if value == math.inf else value for name, value in found.items()}
 
 
-def _draw(values: dict[str, Any], gradients: Gradients, cluster: Cluster) -> None:
+def _draw(path: Path, gradients: Gradients, asked: Sequence[Vote], cluster: Cluster) -> None:
     from compsgd.plots import bandwidth_figure, save_figure
 
-    lines = over_bandwidths(cluster, gradients, values["num_bits"], values["exchange"])
+    lines = over_bandwidths(cluster, gradients, asked)
     title = f"{gradients.numel:,} parameters, {_place(cluster)}"
     try:
-        save_figure(bandwidth_figure(lines, title=title), values["plot"])
+        save_figure(bandwidth_figure(lines, title=title), path)
     except OSError as error:
-        raise UsageError(f"--plot {values['plot']}: {error.strerror}") from error
-    click.echo(f"\nplot: {values['plot']}")
+        raise UsageError(f"--plot {path}: {error.strerror}") from error
+    click.echo(f"\nplot: {path}")

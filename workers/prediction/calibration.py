@@ -12,9 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from compsgd.codec.alphabet import ballot_alphabet
+from compsgd.codec.alphabet import ballot_alphabet, levels_to_codes
+from compsgd.codec.base import CodecSpec
+from compsgd.codec.blocks import packed_size
 from compsgd.codec.combine import VOTE
 from compsgd.codec.compiling import Work
+from compsgd.codec.entropy import EntropyCoder, new_buffer
+from compsgd.codec.registry import codec_for
 from compsgd.comm.parameters import ParamGradient, Place
 from compsgd.comm.stretch_vote import StretchVote
 from compsgd.layout import FlatLayout, Workspace
@@ -98,7 +102,24 @@ def _vote_speed(num_bits: int, numel: int) -> VoteSpeed:
     _, many_s = _vote_seconds(settings, gradient, _MANY)
     count_s = max(many_s - few_s, 0.0) / (_MANY - _FEW)
     decode_s = max(few_s - _FEW * count_s, 0.0)
-    return VoteSpeed(encode_s / numel, count_s / numel, decode_s / numel)
+    found = (encode_s, count_s, decode_s, *_coder_seconds(settings, numel))
+    return VoteSpeed(*(seconds / numel for seconds in found))
+
+
+def _coder_seconds(settings: VoteSettings, numel: int) -> tuple[float, float]:
+    """Of packed codes through the entropy coder, and back; how frequent levels are makes little
+    difference."""
+    alphabet = ballot_alphabet(settings.num_bits, not settings.rand_zero)
+    if not EntropyCoder.suits(alphabet):
+        return 0.0, 0.0
+    sizes = torch.randn(numel).abs().mul(alphabet.largest / 3).ceil().clamp(1, alphabet.largest)
+    codes = levels_to_codes((sizes * torch.randn(numel).sign()).int(), alphabet)
+    packed = torch.empty(packed_size(numel, alphabet), dtype=torch.uint8)
+    codec_for(CodecSpec(alphabet, None, _CPU.type, "native", True)).pack(packed, codes)
+    coder = EntropyCoder(alphabet)
+    coded = new_buffer(packed.numel() + coder.extra_bytes(packed.numel()))
+    shrink_s = _seconds(lambda: coder.encode(coded, packed, numel))
+    return shrink_s, _seconds(lambda: coder.decode(packed, coded, numel))
 
 
 def _vote_seconds(

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from compsgd.comm.traffic.cost import StepCost, ring_all_reduce
 from compsgd.voting.chunks import best_num_chunks
 from compsgd.workers.prediction.links import Link
-from compsgd.workers.prediction.machine import Machine
+from compsgd.workers.prediction.machine import Machine, VoteSpeed
 from compsgd.workers.prediction.pipeline import Stage, finish_s
 
 FLOAT32, SIXTEEN_BITS = "float32", "16 bits"
+# What an entropy coder leaves, by num_bits (docs/measurements/entropy.md).
+CODED_SHARES = {2: 0.74, 3: 0.61, 4: 0.59, 8: 0.5}
 # DistributedDataParallel's own.
 _BUCKET_BYTES = 25 * (1 << 20)
 _FLOAT_BYTES = 4
@@ -162,7 +164,15 @@ EXCHANGES: dict[str, Callable[[Cluster, StepCost], list[Traffic | Count]]] = {
 }
 
 
-def vote(cluster: Cluster, numel: int, num_tensors: int, num_bits: int, exchange: str) -> Method:
+def vote(
+    cluster: Cluster,
+    numel: int,
+    num_tensors: int,
+    num_bits: int,
+    exchange: str,
+    *,
+    is_coded: bool = False,
+) -> Method:
     """The DDP hook's, in as many chunks as it takes by itself.
 
     Args:
@@ -170,9 +180,15 @@ def vote(cluster: Cluster, numel: int, num_tensors: int, num_bits: int, exchange
         num_tensors: of so many parameters.
         num_bits: of a level.
         exchange: one of EXCHANGES.
+        is_coded: whether packed codes go through the entropy coder, where it has an alphabet for
+            them.
     """
     speed, copy_s = cluster.machine.votes[num_bits], cluster.machine.copy_s
     phases = EXCHANGES[exchange](cluster, StepCost(numel, num_tensors, num_bits, zeros=False))
+    if is_coded and num_bits in CODED_SHARES:
+        speed = _with_coder(speed)
+        phases = [one.part(CODED_SHARES[num_bits]) if isinstance(one, Traffic) else one
+                  for one in phases]  # fmt: skip
     ways = [one for one in phases if isinstance(one, Traffic)]
     jobs = []
     for size in _buckets(numel):
@@ -190,8 +206,19 @@ def vote(cluster: Cluster, numel: int, num_tensors: int, num_bits: int, exchange
         ]
         coding = [encode, *between, decode]
         jobs += [[_backward(cluster, bucket), *coding]] + [coding] * (num_chunks - 1)
-    name = f"{num_bits} bit{'s' if num_bits > 1 else ''}, {exchange}"
+    name = f"{num_bits} bit{'s' if num_bits > 1 else ''}, {exchange}{', coded' if is_coded else ''}"
     return Method(name, round(sum(one.sent_bytes for one in ways)), _step_s(cluster, jobs))
+
+
+def _with_coder(speed: VoteSpeed) -> VoteSpeed:
+    """Ballots are made smaller before they travel, and larger where they are counted, and so are
+    results, of which a worker has few of its own."""
+    return replace(
+        speed,
+        encode_s=speed.encode_s + speed.shrink_s,
+        count_s=speed.count_s + speed.grow_s,
+        decode_s=speed.decode_s + speed.grow_s,
+    )
 
 
 # Both.

@@ -1,11 +1,13 @@
 """Predicted steps side by side, and up to which bandwidth a vote pays."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from compsgd.workers.prediction.links import Link
 from compsgd.workers.prediction.methods import (
+    CODED_SHARES,
     FLOAT32,
     SIXTEEN_BITS,
     Cluster,
@@ -34,6 +36,20 @@ class Gradients:
 
 
 @dataclass(frozen=True)
+class Vote:
+    """
+    Attributes:
+        num_bits: of a level.
+        exchange: how it travels.
+        is_coded: whether through the entropy coder.
+    """
+
+    num_bits: int
+    exchange: str
+    is_coded: bool = False
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One method in a cluster.
 
@@ -52,26 +68,28 @@ class Prediction:
     pays_below_sixteen_bits: float | None = None
 
 
-def predict(
-    cluster: Cluster, gradients: Gradients, num_bits: Sequence[int], exchanges: Sequence[str]
-) -> list[Prediction]:
-    """Float32, 16 bits, and each vote by each exchange.
+def votes(
+    num_bits: Sequence[int], exchanges: Sequence[str], codings: Sequence[bool] = (False,)
+) -> list[Vote]:
+    """All combinations, but for those that an entropy coder leaves as they are."""
+    every = itertools.product(num_bits, exchanges, codings)
+    return [Vote(*one) for one in every if one[0] in CODED_SHARES or not one[2]]
+
+
+def predict(cluster: Cluster, gradients: Gradients, votes: Sequence[Vote]) -> list[Prediction]:
+    """Float32, 16 bits, and votes.
 
     Args:
         cluster: where.
         gradients: of what.
-        num_bits: of the votes.
-        exchanges: by which votes travel.
+        votes: which.
     """
     float32, sixteen_bits = baselines(cluster, gradients)
     found = [
         Prediction(one, float32.step_s / one.step_s, sixteen_bits.step_s / one.step_s)
         for one in (float32, sixteen_bits)
     ]
-    for bits in num_bits:
-        for exchange in exchanges:
-            found.append(_vote(cluster, gradients, bits, exchange))
-    return found
+    return found + [_prediction(cluster, gradients, one) for one in votes]
 
 
 def baselines(cluster: Cluster, gradients: Gradients) -> tuple[Method, Method]:
@@ -82,16 +100,16 @@ def baselines(cluster: Cluster, gradients: Gradients) -> tuple[Method, Method]:
     )
 
 
-def _vote(cluster: Cluster, gradients: Gradients, bits: int, exchange: str) -> Prediction:
+def _prediction(cluster: Cluster, gradients: Gradients, one: Vote) -> Prediction:
     def saved_s(other: int) -> Callable[[float], float]:
         def seconds(bits_per_s: float) -> float:
             there = replace(cluster, link=Link(bits_per_s, cluster.link.latency_s))
-            own = _method(there, gradients, bits, exchange)
+            own = _method(there, gradients, one)
             return baselines(there, gradients)[other].step_s - own.step_s
 
         return seconds
 
-    own = _method(cluster, gradients, bits, exchange)
+    own = _method(cluster, gradients, one)
     float32, sixteen_bits = baselines(cluster, gradients)
     return Prediction(
         own,
@@ -101,23 +119,24 @@ def _vote(cluster: Cluster, gradients: Gradients, bits: int, exchange: str) -> P
     )
 
 
-def _method(cluster: Cluster, gradients: Gradients, bits: int, exchange: str) -> Method:
-    return vote(cluster, gradients.numel, gradients.num_tensors, bits, exchange)
+def _method(cluster: Cluster, gradients: Gradients, one: Vote) -> Method:
+    return vote(
+        cluster, gradients.numel, gradients.num_tensors, one.num_bits, one.exchange,
+        is_coded=one.is_coded,
+    )  # fmt: skip
 
 
 def over_bandwidths(
-    cluster: Cluster, gradients: Gradients, num_bits: Sequence[int], exchanges: Sequence[str]
+    cluster: Cluster, gradients: Gradients, votes: Sequence[Vote]
 ) -> dict[str, list[tuple[float, float]]]:
     """(bits a second, seconds of a step) for links of all sorts, by method."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for rate in rates_between(_SLOWEST_DRAWN, _FASTEST_DRAWN, _DRAWN):
         there = replace(cluster, link=Link(rate, cluster.link.latency_s))
         methods = [*baselines(there, gradients)]
-        methods += [
-            _method(there, gradients, bits, exchange) for bits in num_bits for exchange in exchanges
-        ]
-        for one in methods:
-            lines.setdefault(one.name, []).append((rate, one.step_s))
+        methods += [_method(there, gradients, one) for one in votes]
+        for method in methods:
+            lines.setdefault(method.name, []).append((rate, method.step_s))
     return lines
 
 
