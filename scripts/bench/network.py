@@ -5,9 +5,9 @@ sudo python scripts/bench/network.py
 Hosts are network namespaces on this machine (netlab.py), which share its cores. For each rate,
 number of hosts and model: a whole training step, and the exchange alone (the same parameters
 without the model's work), with DistributedDataParallel in float32, its bf16 and fp16 hooks,
-PowerSGD, and the vote of 1 to 8 bits by either exchange. Writes network.csv, network.md and a
-figure for each model as it goes; what is there is not measured again, and the same command goes on
-after an interruption.
+PowerSGD, the vote of 1 to 8 bits by either exchange, and through the entropy coder. Writes
+network.csv, network.md and a figure for each model as it goes; what is there is not measured again,
+and the same command goes on after an interruption.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from csv_rows import read_rows, write_rows
 from netlab import LabError, ask_ranks, places
 from network_report import write_report
 from network_rows import UNSHAPED, Cell, Row, link_of
-from steps import ALONE, EXCHANGE, EXCHANGES, KINDS, MODELS, ONE_BUCKET, VOTE_BITS, vote_name
+from steps import ALONE, CODED, EXCHANGE, EXCHANGES, KINDS, MODELS, ONE_BUCKET, VOTE_BITS, vote_name
 
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption
@@ -30,6 +30,7 @@ RATES = ("10mbit", "100mbit", "1gbit", "10gbit", UNSHAPED)
 METHODS = (
     ALONE, "float32", "bf16", "fp16", f"PowerSGD 1{ONE_BUCKET}", f"PowerSGD 2{ONE_BUCKET}",
     *(vote_name(num_bits, exchange) for exchange in EXCHANGES for num_bits in VOTE_BITS),
+    *(vote_name(num_bits, CODED) for num_bits in VOTE_BITS[1:]),
 )  # fmt: skip
 # Below it a step of the largest model takes minutes: one exchange says all.
 _SLOW_BITS_PER_S = 50e6
@@ -75,7 +76,7 @@ def missing(cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[tuple[Cell, 
               show_default=True)  # fmt: skip
 @click.option("--models", type=click.Choice(tuple(MODELS)), multiple=True, default=tuple(MODELS),
               show_default=True)  # fmt: skip
-@click.option("--budget", "budget_s", type=click.FloatRange(min=0), default=10.0,
+@click.option("--budget", "budget_s", type=click.FloatRange(min=0), default=5.0,
               show_default=True,
               help="Seconds for the steps of a method; one is always taken.")  # fmt: skip
 @click.option("--report_only", is_flag=True, help="Only write table and figures of what is there.")

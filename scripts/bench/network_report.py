@@ -31,6 +31,7 @@ _LINES: Mapping[str, Sequence[str]] = {
     "16 bit": _SIXTEEN,
     "PowerSGD, rank 1": [f"PowerSGD 1{ONE_BUCKET}"],
     "vote, 3 bits": ["vote, 3 bits, all_gather", "vote, 3 bits, scatter_reduce"],
+    "vote, 3 bits, coded": ["vote, 3 bits, coded"],
     "vote, 1 bit": ["vote, 1 bit, all_gather", "vote, 1 bit, scatter_reduce"],
 }
 _OURS = "vote, 3 bits"

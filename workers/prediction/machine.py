@@ -67,7 +67,11 @@ class Machine:
             OSError: it cannot be written.
         """
         with atomic_write(path) as file:
-            file.write((json.dumps(asdict(self), indent=2) + "\n").encode())
+            file.write((json.dumps(self.as_dict(), indent=2) + "\n").encode())
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
 
 
 def _usual_vote(count_s: float, shrink_s: float, grow_s: float) -> VoteSpeed:
@@ -104,9 +108,7 @@ def read_machine(path: Path) -> Machine:
         UsageError: a file of something else, or none.
     """
     try:
-        found: Any = dict(read_json(path))
-        votes = {int(bits): VoteSpeed(**_speeds(one)) for bits, one in found.pop("votes").items()}
-        return Machine(votes, **_speeds(found))
+        return machine_from(read_json(path))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except DamagedDataError as error:
@@ -115,6 +117,17 @@ def read_machine(path: Path) -> Machine:
         raise UsageError(
             f"{path} is not what `compsgd predict --calibrate --machine` writes: {error}"
         ) from error
+
+
+def machine_from(found: Any) -> Machine:
+    """The inverse of `as_dict`.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it is nothing of that kind.
+    """
+    speeds = dict(found)
+    votes = {int(bits): VoteSpeed(**_speeds(one)) for bits, one in speeds.pop("votes").items()}
+    return Machine(votes, **_speeds(speeds))
 
 
 def _speeds(found: dict[str, Any]) -> dict[str, float]:
