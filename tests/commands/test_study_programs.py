@@ -8,6 +8,10 @@ from processes import ROOT, run_command
 
 from compsgd.history import read_histories
 
+sys.path.insert(0, str(ROOT / "scripts" / "bench"))
+
+from netlab import Place, ask_ranks
+
 pytestmark = pytest.mark.heavy
 
 STUDY = ROOT / "scripts" / "study"
@@ -66,3 +70,33 @@ def test_others_learn_with_fewer_bytes(program, options, bits, tmp_path):
     else:
         # Codes, and at most the vectors in float32 with a header and scales.
         assert bits * NUMEL / 8 <= sent < bits * NUMEL / 8 + 4 * (256 + 128 + 10) + 300
+
+
+@pytest.mark.parametrize("client", ["ddp", "optimizer"])
+def test_a_race_against_the_clock(client):
+    """On loopback; its target is reached early, and a target that cannot be is not."""
+    settings = {
+        "ddp": {
+            "hook": "vote", "num_bits": 3, "momentum": 0.9, "weight_decay": 0.99,
+            "exempt_1d": True, "powersgd_rank": 1, "outer": "adamw", "outer_momentum": 0.0,
+            "beta1": 0.0, "beta2": 0.99, "l2": 0.0,
+        },
+        "optimizer": {"num_bits": 3, "momentum": 0.9, "exempt_1d": True, "exempt_lr": 0.004},
+    }[client]  # fmt: skip
+    problem = {
+        "model": "mlp", "model_size": "small", "context": 64, "dataset": "digits",
+        "dataset_root": "", "batch_size": 60, "num_workers": 2, "epochs": 1, "steps": 10,
+        "lr": 0.001, "lr_schedule": "constant", "warmup": 0.0, "seed": 0, "log_dir": "",
+        "exp_name": "",
+    }  # fmt: skip
+    for target, is_reached in ((1.0, True), (-1e-9, False)):
+        asked = {"problem": problem, "client": client, "settings": settings, "every": 5,
+                 "target": target}  # fmt: skip
+        found = ask_ranks([Place()] * 2, STUDY / "timed_run.py", asked)
+        assert found["is_reached"] == is_reached
+        assert [rounds for rounds, *_ in found["notes"]] == ([5] if is_reached else [5, 10])
+        for rounds, seconds, sent_bytes, metric in found["notes"]:
+            assert seconds > 0
+            # A ballot and a result of 3 bits each, of half of all elements; and messages' headers.
+            assert 0.9 < sent_bytes / (rounds * NUMEL * 3 / 8) < 1.4
+            assert metric > 0
