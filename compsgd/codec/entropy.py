@@ -4,13 +4,16 @@
 import torch
 from torch import Tensor
 
-from compsgd.codec import entropy_kernels as loops
 from compsgd.codec.alphabet import Alphabet
 from compsgd.codec.bit_packing import group_for
 from compsgd.codec.blocks import packed_size
 from compsgd.errors import DamagedDataError
 from compsgd.rng import BIT_BLOCK
 
+# Blocks of a piece: enough for its code to weigh little, and few enough for levels to be alike.
+PIECE_BLOCKS = 16
+# Bytes that are written or read at once behind an end.
+SLACK = 8
 _FEWEST_BITS, _MOST_BITS = 2, 8
 _WORD_BYTES = 4
 
@@ -27,6 +30,10 @@ class EntropyCoder:
         Args:
             alphabet: one that `suits`.
         """
+        # Not at the top: Numba takes half a second, which those without a coder should not pay.
+        from compsgd.codec import entropy_kernels
+
+        self._loops = entropy_kernels
         self._alphabet = alphabet
         self._width = (0,) * group_for(alphabet).word_bits
 
@@ -40,7 +47,7 @@ class EntropyCoder:
 
     def extra_bytes(self, packed_bytes: int) -> int:
         """How many more so many packed bytes may become."""
-        piece_bytes = BIT_BLOCK // 8 * len(self._width) * loops.PIECE_BLOCKS
+        piece_bytes = BIT_BLOCK // 8 * len(self._width) * PIECE_BLOCKS
         return -(-packed_bytes // piece_bytes) * _WORD_BYTES
 
     def encode(self, out: Tensor, packed: Tensor, numel: int) -> int:
@@ -52,7 +59,7 @@ class EntropyCoder:
             numel: how many elements.
         """
         whole = self._whole_bytes(numel)
-        size: int = loops.write_pieces(out.numpy(), packed[:whole].numpy(), self._width)
+        size: int = self._loops.write_pieces(out.numpy(), packed[:whole].numpy(), self._width)
         tail = packed[whole : packed_size(numel, self._alphabet)]
         out[size : size + tail.numel()] = tail
         return size + tail.numel()
@@ -65,7 +72,7 @@ class EntropyCoder:
             DamagedDataError: bytes that `encode` could not have written.
         """
         whole, end = self._whole_bytes(numel), packed_size(numel, self._alphabet)
-        size: int = loops.read_pieces(packed[:whole].numpy(), coded.numpy(), self._width)
+        size: int = self._loops.read_pieces(packed[:whole].numpy(), coded.numpy(), self._width)
         tail = coded[max(size, 0) :][: end - whole]
         if size < 0 or tail.numel() < end - whole:
             raise DamagedDataError("coded levels are damaged: no coder writes such bytes")
@@ -80,4 +87,4 @@ class EntropyCoder:
 
 def new_buffer(num_bytes: int) -> Tensor:
     """Memory for so many coded bytes, uint8."""
-    return torch.empty(num_bytes + loops.SLACK, dtype=torch.uint8)
+    return torch.empty(num_bytes + SLACK, dtype=torch.uint8)

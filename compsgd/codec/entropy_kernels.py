@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy import uint8, uint16, uint32, uint64
 
+from compsgd.codec.entropy import PIECE_BLOCKS, SLACK
 from compsgd.codec.huffman_kernels import (
     LONGEST,
     TABLE_SIZE,
@@ -31,10 +32,6 @@ from compsgd.codec.numba_kernels import compiled, inlined
 from compsgd.rng import BIT_BLOCK, BIT_COLUMNS, BIT_ROWS
 
 _ROWS, _COLUMNS, _BLOCK = BIT_ROWS, BIT_COLUMNS, BIT_BLOCK
-# Large enough for its code to weigh little, and small enough for levels to be alike in it.
-PIECE_BLOCKS = 16
-# Bytes that are written or read at once behind an end.
-SLACK = 8
 _NUM_STREAMS = 4
 _MOST_PAIRED_BITS = 4
 _WORD_BYTES = 4

@@ -235,7 +235,8 @@ class LevelAggregator:
         the others wait for them, and else when they are asked for."""
         arrivals = self._tally.forward(self.box, self.chunks, underway.arrivals, underway.round)
         received = [arrivals[0]()]
-        headers = self.box.headers(self.headers(0, received[0]), underway.round)
+        everyones = self._tally.headers(received[0], self.chunks[0])
+        headers = self.box.headers(everyones, underway.round)
         voters = voters_of(headers, self.layout)
         if not voters:
             received += [arrival() for arrival in arrivals[1:]]
@@ -268,10 +269,6 @@ class LevelAggregator:
         codes = outcome.result[chunk.span.slice][shard.slice]
         bits = self._tie_bits(round_)
         self._tally.count(codes, outcome.received[index], chunk, shard, outcome.voters, bits)
-
-    def headers(self, index: int, received: Tensor) -> Tensor:
-        """What stands in front of everybody's ballots of a chunk; uint8, shape (N, num_bytes)."""
-        return self._tally.headers(received, self.chunks[index])
 
     def _tie_bits(self, round_: int) -> BitStream | None:
         return self._bits(BREAK_TIE, round_) if self._combine.breaks_ties else None
@@ -347,7 +344,7 @@ class LevelAggregator:
             DamagedDataError: a ballot says what cannot be.
         """
         chunk = self.chunks[index]
-        means = _means_in(self.headers(index, outcome.received[index]), chunk)
+        means = _means_in(self._tally.headers(outcome.received[index], chunk), chunk)
         for header, row in zip(outcome.headers, means, strict=True):
             if not bool((row.isfinite() & (row >= 0)).all()):
                 raise DamagedDataError(

@@ -7,12 +7,13 @@ import pytest
 import torch
 from processes import ROOT
 
+from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.workers.failures import UsageError
 
 sys.path.insert(0, str(ROOT / "scripts" / "study"))
 
 from csv_rows import read_rows, write_rows
-from entropy import entropy
+from entropy import coded_bits, entropy
 from time_to_target import RACES, RATES, Row, missing, write_report
 
 ROWS = [
@@ -60,6 +61,12 @@ def test_all_entrants_of_a_race_train_alike():
             assert client in ("ddp", "optimizer")
             assert settings
             assert lr > 0
+
+
+def test_what_a_coder_takes_of_codes():
+    few = torch.tensor([3, 3, 3, 4]).repeat(1 << 16).to(torch.uint8)
+    assert coded_bits(few, ballot_alphabet(3, zeros=False)) < 1.05
+    assert coded_bits(few, ballot_alphabet(3, zeros=True)) == 3.25
 
 
 def test_entropy():
