@@ -16,7 +16,7 @@ from torch import Tensor
 from compsgd.checks import check_choice
 from compsgd.codec.entropy import EntropyCoder
 from compsgd.codec.wire import RoundFormat, WireFormat
-from compsgd.comm.carriers import Carrier, CodedCarrier, PlainCarrier
+from compsgd.comm.coded_messages import CodedMessages
 from compsgd.comm.group.agreement import check_agreement, slowest
 from compsgd.comm.group.collectives import Collectives
 from compsgd.comm.traffic.ledger import Logical, Purpose
@@ -61,7 +61,7 @@ class ProcessExchange:
                 is on over NCCL.
         """
         self._collectives = collectives
-        self._plain, self._coded = PlainCarrier(collectives), CodedCarrier(collectives)
+        self._coded = CodedMessages(collectives)
         self._entropy_coding = _checked_coding(entropy_coding, collectives)
         self._bookkeeping = bookkeeping or collectives.of_purpose(Purpose.BOOKKEEPING)
         self.ledger = collectives.ledger
@@ -87,13 +87,11 @@ class ProcessExchange:
         """One all-gather, entered as bookkeeping."""
         return self._bookkeeping.all_gather(mine)
 
-    def _carrier(self, format: WireFormat) -> Carrier:
-        """What takes a vector of this format to others."""
+    def _is_coded(self, format: WireFormat) -> bool:
+        """Whether a vector of this format goes through the entropy coder."""
         if self._entropy_coding == "off" or not EntropyCoder.suits(format.alphabet):
-            return self._plain
-        if self._entropy_coding == "auto" and not self._coding_pays(format.numel):
-            return self._plain
-        return self._coded
+            return False
+        return self._entropy_coding == "on" or self._coding_pays(format.numel)
 
     def _coding_pays(self, numel: int) -> bool:
         """Whether a byte takes longer to travel than to be coded, as far as there is less of it."""
@@ -151,12 +149,12 @@ class AllGatherExchange(ProcessExchange):
 
     def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Arrival:
         """One all-gather."""
-        if format is None:
-            arrival = self._collectives.start_all_gather(ballots[:, 0])
+        rows = ballots[:, 0]
+        logical = None if format is None else Logical(format.ballot, self.num_workers, 1)
+        if logical is not None and self._is_coded(logical.format):
+            arrival = self._coded.gather(rows, 1, logical)
         else:
-            logical = Logical(format.ballot, self.num_workers, 1)
-            carrier = self._carrier(format.ballot)
-            arrival = carrier.gather(ballots[:, 0], format.ballot, 1, logical)
+            arrival = self._collectives.start_all_gather(rows, logical)
         return lambda: _by_worker(arrival())
 
     def collect(self, result: Tensor, format: RoundFormat) -> Arrival:
@@ -198,11 +196,11 @@ class ScatterReduceExchange(ProcessExchange):
     def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Arrival:
         """One all-to-all: rank r receives shard r of every ballot."""
         by_shard = ballots.transpose(0, 1).contiguous()
-        if format is None:
-            arrival = self._collectives.start_all_to_all(by_shard)
+        logical = None if format is None else Logical(format.ballot, *[self.num_workers] * 2)
+        if logical is not None and self._is_coded(logical.format):
+            arrival = self._coded.scatter(by_shard, logical)
         else:
-            logical = Logical(format.ballot, *[self.num_workers] * 2)
-            arrival = self._carrier(format.ballot).scatter(by_shard, format.ballot, logical)
+            arrival = self._collectives.start_all_to_all(by_shard, logical)
         if self.num_shards == 1 and format is not None and format.result is not None:
             # A process alone has no second phase, but separate workers would.
             unsent = Logical(format.result, *[self.num_workers] * 2)
@@ -213,8 +211,9 @@ class ScatterReduceExchange(ProcessExchange):
         """One all-gather of the shards' results."""
         assert format.result is not None
         logical = Logical(format.result, *[self.num_workers] * 2)
-        carrier = self._carrier(format.result)
-        arrival = carrier.gather(result[None], format.result, self.num_shards, logical)
+        if not self._is_coded(logical.format):
+            return self._collectives.start_all_gather(result, logical)
+        arrival = self._coded.gather(result[None], self.num_shards, logical)
         return lambda: arrival()[:, 0]
 
     def _sent_bytes(self, format: RoundFormat) -> int:

@@ -5,7 +5,7 @@ import sys
 import pytest
 from processes import ROOT, run_command
 
-LIMITS = {"optimizer step": (100, 19, 10), "hook, one backward": (127, 20, 13)}
+LIMITS = {"optimizer step": (103, 20, 10), "hook, one backward": (132, 21, 14)}
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ BAD = [
     ("exchange", 3), ("exchange", None),
     ("min_compress_numel", -1), ("exempt_1d", 0), ("start_vote_iter", -1),
     ("strict", None), ("count_usages", "no"),
-    ("compile", "maybe"), ("compile", True),
+    ("compile", "maybe"), ("compile", True), ("entropy_coding", "maybe"), ("entropy_coding", True),
     ("check_every", -1), ("check_every", 1.5), ("verify_fraction", 1.1), ("verify_fraction", -0.1),
     ("fallback", None),
     ("num_chunks", 0), ("num_chunks", 4097), ("num_chunks", "auto"), ("num_chunks", 2.5),
@@ -42,7 +42,7 @@ GOOD = [
     ("seed", 2**70), ("scale", "mean_abs"), ("scale", -1e30), ("scale", 0), ("timeout_s", 0.001),
     ("momentum", 0), ("momentum", 0.999), ("l2", 0), ("exempt_lr", None), ("exempt_lr", 0),
     ("num_chunks", None), ("num_chunks", 1),
-    ("compile", "native"), ("exchange", "whatever a registry has"),
+    ("compile", "native"), ("entropy_coding", "auto"), ("exchange", "whatever a registry has"),
 ]  # fmt: skip
 
 

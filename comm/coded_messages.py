@@ -1,11 +1,10 @@
-"""How rows of packed codes get to other processes: as they are, or through an entropy coder.
+"""Packed codes to other processes through an entropy coder.
 
-A coded message says in its first word how many bytes it has: whoever receives it has room for the
+A message says in its first word how many bytes it has: whoever receives it has room for the
 longest.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,70 +21,46 @@ from compsgd.voting.exchange import Arrival
 _WORD_BYTES = 4
 
 
-class Carrier(Protocol):
-    """Rows are uint8, of one size on all processes; k hosted workers have k rows."""
+class CodedMessages:
+    """Brings rows to other processes as `Collectives` do, each through an entropy coder, behind its
+    header, which stays as it is.
 
-    def gather(
-        self, rows: Tensor, format: WireFormat, num_shards: int, logical: Logical
-    ) -> Arrival:
+    Rows are uint8, of one size on all processes; k hosted workers have k rows.
+    """
+
+    def __init__(self, collectives: Collectives) -> None:
+        self._collectives = collectives
+
+    def gather(self, rows: Tensor, num_shards: int, logical: Logical) -> Arrival:
         """Brings every process's rows to all.
 
         Args:
             rows: shape (k, num_bytes), of a shard each.
-            format: of the whole vector.
-            num_shards: into how many it is cut; process i has shard i, or the only one.
-            logical: what separate workers would send, for the ledger.
+            num_shards: into how many the vector is cut; process i has shard i, or the only one.
+            logical: the format of the vector, and what separate workers would send of it.
 
         Returns:
             what waits for shape (W, k, num_bytes), by rank.
         """
-
-    def scatter(self, rows: Tensor, format: WireFormat, logical: Logical) -> Arrival:
-        """Brings shard i to rank i.
-
-        Args:
-            rows: shape (W, k, num_bytes), by shard.
-            format, logical: as above.
-
-        Returns:
-            what waits for the same shape: this process's shard, by rank.
-        """
-
-
-class PlainCarrier:
-    """See `Carrier`: as they are."""
-
-    def __init__(self, collectives: Collectives) -> None:
-        self._collectives = collectives
-
-    def gather(
-        self, rows: Tensor, format: WireFormat, num_shards: int, logical: Logical
-    ) -> Arrival:
-        return self._collectives.start_all_gather(rows, logical)
-
-    def scatter(self, rows: Tensor, format: WireFormat, logical: Logical) -> Arrival:
-        return self._collectives.start_all_to_all(rows, logical)
-
-
-class CodedCarrier:
-    """See `Carrier`: each row through an entropy coder, behind its header, which stays as it is."""
-
-    def __init__(self, collectives: Collectives) -> None:
-        self._collectives = collectives
-
-    def gather(
-        self, rows: Tensor, format: WireFormat, num_shards: int, logical: Logical
-    ) -> Arrival:
-        row_coder = _RowCoder(format)
-        sizes = [shard_span(format.numel, num_shards, shard).numel for shard in range(num_shards)]
+        row_coder = _RowCoder(logical.format)
+        sizes = _shard_sizes(logical.format, num_shards)
         world_size, rank = self._collectives.world_size, self._collectives.rank
         by_rank = sizes if num_shards > 1 else sizes * world_size
         message = row_coder.encode(rows, by_rank[rank])
         return self._send("all_gather", [message] * world_size, rows, row_coder, by_rank, logical)
 
-    def scatter(self, rows: Tensor, format: WireFormat, logical: Logical) -> Arrival:
-        row_coder, world_size = _RowCoder(format), len(rows)
-        sizes = [shard_span(format.numel, world_size, shard).numel for shard in range(world_size)]
+    def scatter(self, rows: Tensor, logical: Logical) -> Arrival:
+        """Brings shard i to rank i.
+
+        Args:
+            rows: shape (W, k, num_bytes), by shard.
+            logical: as above.
+
+        Returns:
+            what waits for the same shape: this process's shard, by rank.
+        """
+        row_coder, world_size = _RowCoder(logical.format), len(rows)
+        sizes = _shard_sizes(logical.format, world_size)
         rank = self._collectives.rank
         nothing, own, mine = rows.new_empty(0), rows[rank], [sizes[rank]] * world_size
         messages = [
@@ -168,6 +143,10 @@ class _RowCoder:
             end = start + self._coder.decode(row[self._header_bytes :], message[start:], numel)
         if end != message.numel():
             raise DamagedDataError(f"{message.numel() - end} bytes follow coded levels")
+
+
+def _shard_sizes(format: WireFormat, num_shards: int) -> list[int]:
+    return [shard_span(format.numel, num_shards, shard).numel for shard in range(num_shards)]
 
 
 def _length(message: Tensor) -> int:

@@ -14,11 +14,11 @@ from compsgd.comm import (
     Ledger,
     Purpose,
     build_exchange,
-    carriers,
+    coded_messages,
     exchanges,
     register_vote_hook,
 )
-from compsgd.comm.carriers import CodedCarrier, PlainCarrier
+from compsgd.comm.coded_messages import CodedMessages
 from compsgd.comm.traffic.ledger import Logical
 from compsgd.errors import DamagedDataError, PeerError, SettingError
 
@@ -54,11 +54,11 @@ def test_gather():
     one = collectives(2 * world_size)
     logical = Logical(FORMAT, 2 * world_size, 1)
     rows = [cleaned(rows_of(each, FORMAT.size_bytes(1)), NUMEL) for each in range(world_size)]
-    plain = PlainCarrier(one).gather(rows[rank], FORMAT, 1, logical)()
+    plain = one.all_gather(rows[rank], logical)
     assert torch.equal(plain, torch.stack(rows))
     if world_size == 1:
         return
-    assert torch.equal(CodedCarrier(one).gather(rows[rank], FORMAT, 1, logical)(), plain)
+    assert torch.equal(CodedMessages(one).gather(rows[rank], 1, logical)(), plain)
     one.ledger.end_round(())
     whole, coded = one.ledger.steps[0].transfers
     assert coded.logical == whole.logical
@@ -81,8 +81,8 @@ def test_scatter():
             for shard in range(world_size)
         ]
     )
-    plain = PlainCarrier(one).scatter(rows, FORMAT, logical)()
-    assert torch.equal(CodedCarrier(one).scatter(rows, FORMAT, logical)(), plain)
+    plain = one.all_to_all(rows, logical)
+    assert torch.equal(CodedMessages(one).scatter(rows, logical)(), plain)
 
 
 def model():
@@ -191,7 +191,7 @@ def test_auto_codes_where_the_link_is_slow(is_slow):
 @on_ranks(2)
 def test_damage_names_who_has_sent_it(damage):
     """Rank 1 sends it; rank 0 says so."""
-    original = carriers._RowCoder.encode
+    original = coded_messages._RowCoder.encode
 
     def encode(self, rows, numel):
         message = original(self, rows, numel).clone()
@@ -208,8 +208,8 @@ def test_damage_names_who_has_sent_it(damage):
     one = collectives(2)
     rows = cleaned(rows_of(0, FORMAT.size_bytes(1), 1), NUMEL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(carriers._RowCoder, "encode", encode)
-        arrival = CodedCarrier(one).gather(rows, FORMAT, 1, Logical(FORMAT, 2, 1))
+        patch.setattr(coded_messages._RowCoder, "encode", encode)
+        arrival = CodedMessages(one).gather(rows, 1, Logical(FORMAT, 2, 1))
         if dist.get_rank() == 0:
             with pytest.raises(DamagedDataError, match="rank 1 sends"):
                 arrival()
