@@ -26,14 +26,14 @@ from compsgd.voting.exchange import Arrival, Exchange
 
 # Enough to be more than latency at 1 Gbit/s, and a tenth of a second at 10 Mbit/s.
 _PROBE_BYTES, _PROBES = 1 << 17, 3
-# Coding a packed byte and decoding it takes 8 to 10 ns on a core of 2023, and saves two fifths of
-# it (docs/measurements/entropy.md).
+# Coding a packed byte and decoding it takes 8 to 10 ns on a core of 2023, and saves a third or so
+# of it (docs/measurements/entropy.md).
 _CODING_PAYS_S_PER_BYTE = 25e-9
 _FEWEST_CODED = 1 << 18
 
 
 class ProcessExchange:
-    """What both exchanges share: who is hosted, and what is said beside the ballots.
+    """What all exchanges share: who is hosted, and what is said beside the ballots.
 
     Attributes:
         ledger: the record of bytes.

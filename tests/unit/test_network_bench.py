@@ -1,11 +1,14 @@
 """`scripts/bench/network.py` without a network: its rows, what is missing, and what is drawn."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 from processes import ROOT
 
 from compsgd.workers.failures import UsageError
+from compsgd.workers.prediction.machine import USUAL
+from compsgd.workers.prediction.prediction import Gradients
 
 sys.path.insert(0, str(ROOT / "scripts" / "bench"))
 
@@ -13,6 +16,8 @@ from csv_rows import read_rows, write_rows
 from network import METHODS, missing
 from network_report import crossovers, write_report
 from network_rows import Cell, Row, link_of
+from predictions import errors, gradients_of, predicted
+from predictions import write_report as write_errors
 from steps import ALONE, EXCHANGE, STEP
 
 RATES = ("100mbit", "1gbit", "unshaped")
@@ -78,3 +83,31 @@ def test_the_report_has_a_table_and_figures(tmp_path):
     assert line.startswith("| float32 | **370** 1.00 0.57 1.00 |")
     for name in ("network_gpt.png", "utilisation_gpt.png"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_what_is_as_predicted_is_not_away_from_it(tmp_path):
+    gradients, rows = Gradients(1_000_000, 20), [measured(ALONE, rate) for rate in RATES]
+    for rate in RATES:
+        for method in METHODS[1:]:
+            row = measured(method, rate)
+            one = predicted(row, gradients, USUAL, 50.0)
+            assert (one is None) == method.startswith("PowerSGD")
+            if one is not None:
+                away = 1.5 if method == "float32" else 1.1
+                rows.append(replace(row, ms=one.step_s * 1e3 / away))
+    found = errors(rows, {"gpt": gradients}, {2: USUAL})
+    assert len(found) == len(rows) - len(RATES)
+    for row, error in found.items():
+        assert error == pytest.approx(0.5 if row.method == "float32" else 0.1)
+    write_errors(found, tmp_path / "x.md")
+    text = (tmp_path / "x.md").read_text()
+    assert (
+        f"{len(found) - 3} of {len(found)} cells are within 20%; half of all are within 10%" in text
+    )
+    assert "| float32 | **+50** | **+50** | **+50** |" in text
+
+
+def test_gradients_are_those_of_the_models():
+    found = gradients_of(["vanilla_cnn", "gpt"])
+    assert found["vanilla_cnn"] == Gradients(3_217_226, 6)
+    assert found["gpt"].numel > 900_000

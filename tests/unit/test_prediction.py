@@ -8,7 +8,7 @@ import pytest
 
 from compsgd.workers.prediction.links import Link
 from compsgd.workers.prediction.machine import USUAL
-from compsgd.workers.prediction.methods import Cluster
+from compsgd.workers.prediction.methods import CODED_SHARES, Cluster
 from compsgd.workers.prediction.prediction import (
     Gradients,
     break_even,
@@ -79,5 +79,5 @@ def test_an_entropy_coder_pays_over_slow_links_alone():
         return {one.method.name: one.method.step_s for one in predict(there, GRADIENTS, asked)}
 
     plain, coded = "3 bits, scatter_reduce", "3 bits, scatter_reduce, coded"
-    assert steps(1e7)[coded] == pytest.approx(0.61 * steps(1e7)[plain], rel=0.05)
+    assert steps(1e7)[coded] == pytest.approx(CODED_SHARES[3] * steps(1e7)[plain], rel=0.05)
     assert steps(1e11)[coded] > steps(1e11)[plain]
