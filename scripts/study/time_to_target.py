@@ -6,9 +6,10 @@ Four hosts, network namespaces on this machine (scripts/bench/netlab.py), which 
 links of 100 Mbit/s and 1 Gbit/s: wall seconds, without evaluating, and megabytes that a host has
 sent until the held-out metric is what was asked for, with DistributedDataParallel in float32, its
 fp16 hook, PowerSGD, and our recipes; each with the learning rate that the study has found for it.
-Writes time_to_target.csv and time_to_target.md as it goes; what is there is not run again.
+Writes time_to_target.csv as it goes, and then time_to_target.md; what is there is not run again.
 """
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,22 +23,31 @@ from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.failures import RunError, terminated_like_interrupted
+from compsgd.workers.prediction import links
+from compsgd.workers.prediction.machine import Machine
+from compsgd.workers.prediction.methods import Cluster, all_reduce, vote
 from compsgd.workers.report.tables import markdown_table
 
 _HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(_HERE.parent / "bench"))
 from csv_rows import read_rows, write_rows  # noqa: E402
 from netlab import LabError, Link, ask_ranks, places  # noqa: E402
+from predictions import machine_of  # noqa: E402
 
 _OUT = _HERE.parents[1] / "docs" / "measurements"
 _NUM_HOSTS = 4
+ALONE, FP16 = "no communication", "fp16"
 RATES = ("100mbit", "1gbit")
+_LATENCY_S = 50e-6
+_NUMEL = {"gpt": 164_000, "vanilla_cnn": 3_217_226}
 _HEAD = """# Time to a target, over slow links
 
 Made by `sudo python scripts/study/time_to_target.py` from time_to_target.csv. Four hosts, network
 namespaces on one machine, whose cores they share; each link has that rate in either direction.
 Seconds are of the wall clock, without evaluating; megabytes are those that rank 0 has sent, as the
-kernel has counted them; one seed.
+kernel has counted them; one seed. "Allowed" is what a round would take by the bytes and the
+measured computation alone, as `compsgd predict` has them for ranks that share these cores, and "of
+the gain" how much of what that saves against fp16, over the whole race, is saved.
 """
 
 
@@ -60,6 +70,11 @@ class Race:
     every: int
     target: float
     entrants: Mapping[str, tuple[str, Mapping[str, Any], float]]
+
+    @property
+    def methods(self) -> list[str]:
+        """All that is run: the entrants, and some rounds without communication."""
+        return [ALONE, *self.entrants]
 
 
 def _ddp(hook: str, **settings: Any) -> dict[str, Any]:
@@ -138,6 +153,10 @@ class Row:
     sent_mb: float
     metric: float
 
+    @property
+    def round_ms(self) -> float:
+        return 1e3 * self.seconds / self.rounds
+
 
 def race(name: str, rate: str, method: str, data: Path) -> Row:
     """
@@ -145,13 +164,14 @@ def race(name: str, rate: str, method: str, data: Path) -> Row:
         RunError: a rank fails.
     """
     one = RACES[name]
-    client, settings, lr = one.entrants[method]
+    nothing: Mapping[str, Any] = {}
+    client, settings, lr = one.entrants.get(method, ("alone", nothing, 0.1))
     problem = {
         **one.options, "lr": lr, "num_workers": _NUM_HOSTS, "seed": 0, "log_dir": "",
         "exp_name": "", "dataset_root": str((data / one.data).resolve()),
     }  # fmt: skip
     what = {"problem": problem, "client": client, "settings": settings, "every": one.every,
-            "target": one.target}  # fmt: skip
+            "target": -math.inf if method == ALONE else one.target}  # fmt: skip
     try:
         with places(_NUM_HOSTS, Link(rate)) as where:
             found = ask_ranks(where, _HERE / "timed_run.py", what)
@@ -183,8 +203,7 @@ def main(data: Path, races: Sequence[str], rates: Sequence[str], out: Path) -> N
         for name, rate, method in bar:
             rows.append(race(name, rate, method, data))
             write_rows(path, rows)
-            write_report(rows, out / "time_to_target.md")
-    write_report(rows, out / "time_to_target.md")
+    write_report(rows, machine_of(_NUM_HOSTS, out), out / "time_to_target.md")
 
 
 def missing(
@@ -193,7 +212,7 @@ def missing(
     there = {(row.race, row.rate, row.method) for row in rows}
     for name in races:
         for rate in rates:
-            for method in RACES[name].entrants:
+            for method in RACES[name].methods:
                 if (name, rate, method) not in there:
                     yield name, rate, method
 
@@ -202,28 +221,65 @@ def _shown(item: tuple[str, str, str] | None) -> str:
     return "" if item is None else ", ".join(item)
 
 
-def write_report(rows: Sequence[Row], path: Path) -> None:
-    """A table for each race and rate."""
+def write_report(rows: Sequence[Row], machine: Machine, path: Path) -> None:
+    """A table for each race and rate.
+
+    Args:
+        machine: how fast each of the hosts is.
+    """
     parts = [_HEAD]
     for name, rate in dict.fromkeys((row.race, row.rate) for row in rows):
-        own = [row for row in rows if (row.race, row.rate) == (name, rate)]
-        parts += [f"## {RACES[name].title}: {rate}", _table(own)]
+        own = {row.method: row for row in rows if (row.race, row.rate) == (name, rate)}
+        parts += [f"## {RACES[name].title}: {rate}", _table(own, machine)]
     with atomic_write(path) as file:
         file.write(("\n\n".join(parts) + "\n").encode())
 
 
-def _table(rows: Sequence[Row]) -> str:
-    by_method = {row.method: row for row in rows}
+def _table(by_method: Mapping[str, Row], machine: Machine) -> str:
     lines = []
-    for row in rows:
-        ratios = [_ratio(by_method.get(other), row) for other in ("float32", "fp16")]
+    for row in by_method.values():
+        if row.method == ALONE:
+            lines.append([ALONE, *["-"] * 6, f"{row.round_ms:,.0f}", "-", "-"])
+            continue
+        ratios = [_ratio(by_method.get(other), row) for other in ("float32", FP16)]
         reached = "" if row.is_reached else " (not reached)"
         lines.append([
             row.method, f"{row.metric:g}{reached}", f"{row.rounds:,}", f"{row.seconds:,.1f}",
-            *ratios, f"{row.sent_mb:,.1f}", f"{1e3 * row.seconds / row.rounds:,.0f}",
+            *ratios, f"{row.sent_mb:,.1f}", f"{row.round_ms:,.0f}",
+            *_of_the_gain(by_method, row, machine),
         ])  # fmt: skip
-    head = ["", "metric", "rounds", "seconds", "float32 / this", "fp16 / this", "MB", "ms a round"]
+    head = ["", "metric", "rounds", "seconds", "float32 / this", "fp16 / this", "MB",
+            "ms a round", "allowed", "of the gain"]  # fmt: skip
     return markdown_table(head, lines)
+
+
+def _of_the_gain(by_method: Mapping[str, Row], row: Row, machine: Machine) -> list[str]:
+    """What a round would take, and how much of what that saves over the race is saved."""
+    alone, sixteen = by_method.get(ALONE), by_method.get(FP16)
+    allowed_ms = None if alone is None else allowed(row, alone.round_ms, machine)
+    if allowed_ms is None:
+        return ["-", "-"]
+    shown = f"{allowed_ms:,.0f}"
+    if sixteen is None or row.method == FP16 or not (row.is_reached and sixteen.is_reached):
+        return [shown, "-"]
+    allowed_gain_s = sixteen.seconds - row.rounds * allowed_ms / 1e3
+    gain_s = sixteen.seconds - row.seconds
+    return [shown, f"{gain_s / allowed_gain_s:.0%}" if allowed_gain_s > 0 else "-"]
+
+
+def allowed(row: Row, alone_ms: float, machine: Machine) -> float | None:
+    """Milliseconds of a round by the bytes and the computation; None for PowerSGD, of which there
+    is no model. The bytes are those that were sent."""
+    link = links.Link(links.parse_rate(row.rate), _LATENCY_S)
+    cluster = Cluster(_NUM_HOSTS, 1, link, link, machine, alone_ms / 1e3)
+    numel = _NUMEL[RACES[row.race].options["model"]]
+    sizes = {"float32": 4, FP16: 2}
+    if row.method in sizes:
+        return all_reduce(cluster, numel, row.method, sizes[row.method]).step_s * 1e3
+    if not row.method.startswith("vote"):
+        return None
+    num_bits = int(row.method.split()[1])
+    return vote(cluster, numel, 1, num_bits, "scatter_reduce").step_s * 1e3
 
 
 def _ratio(other: Row | None, row: Row) -> str:

@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,28 @@ class OptimizerClient:
 
     def bytes_per_step(self) -> float:
         raise NotImplementedError("the kernel counts")
+
+
+class AloneClient:
+    """A model that learns from its own gradients: what a round takes without communication."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.hosted: Sequence[int] = (dist.get_rank(),)
+        self._model = model
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self._model(inputs)
+        return outputs
+
+    def end_backward(self, slot: int) -> None:
+        """Nothing to exchange."""
+
+    def step(self, lr: float) -> None:
+        self._optimizer.step()
+
+    def bytes_per_step(self) -> float:
+        return 0.0
 
 
 class TargetReachedError(Exception):
@@ -135,7 +157,7 @@ def run(
 
     Args:
         problem: the fields of a Problem.
-        client: "ddp" or "optimizer".
+        client: "ddp", "optimizer" or "alone".
         settings: of that client.
         every, target: as of TimedClient.
     """
@@ -147,12 +169,12 @@ def run(
     asked = Problem(**problem | paths)
     dataset = asked.load()
     model = asked.build(dataset)
-    own: Client
-    if client == "ddp":
-        own = DdpClient(model, Settings(**settings), asked.seed)
-    else:
-        own = OptimizerClient(model, asked.lr, settings)
-    watched = TimedClient(own, model, dataset, every, target)
+    clients: dict[str, Callable[[], Client]] = {
+        "ddp": lambda: DdpClient(model, Settings(**settings), asked.seed),
+        "optimizer": lambda: OptimizerClient(model, asked.lr, settings),
+        "alone": lambda: AloneClient(model),
+    }
+    watched = TimedClient(clients[client](), model, dataset, every, target)
     try:
         train_only(asked, dataset, model, watched)
         is_reached = False

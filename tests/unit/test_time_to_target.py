@@ -9,14 +9,17 @@ from processes import ROOT
 
 from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.workers.failures import UsageError
+from compsgd.workers.prediction.machine import USUAL
 
+sys.path.insert(0, str(ROOT / "scripts" / "bench"))
 sys.path.insert(0, str(ROOT / "scripts" / "study"))
 
 from csv_rows import read_rows, write_rows
 from entropy import coded_bits, entropy
-from time_to_target import RACES, RATES, Row, missing, write_report
+from time_to_target import ALONE, RACES, RATES, Row, allowed, missing, write_report
 
 ROWS = [
+    Row("lm", "1gbit", ALONE, True, 50, 2.5, 0.0, 3.5),
     Row("lm", "1gbit", "float32", True, 1000, 200.0, 957.4, 1.74),
     Row("lm", "1gbit", "fp16", True, 1000, 150.0, 478.7, 1.74),
     Row("lm", "1gbit", "PowerSGD 1", False, 1500, 90.0, 30.0, 2.16),
@@ -42,14 +45,20 @@ def test_what_is_there_is_not_run_again():
 
 
 def test_ratios_are_of_what_has_reached_the_target(tmp_path):
-    write_report(ROWS, tmp_path / "x.md")
+    write_report(ROWS, USUAL, tmp_path / "x.md")
     lines = {
         line.split(" | ")[0].strip("| "): line
         for line in (tmp_path / "x.md").read_text().splitlines()
         if line.startswith("| ")
     }
     assert "| 100.0 | 2.00 | 1.50 | 104.3 | 100 |" in lines["vote, 3 bits"]
-    assert "| 2.16 (not reached) | 1,500 | 90.0 | - | - |" in lines["PowerSGD 1"]
+    assert lines["PowerSGD 1"].endswith("| 1,500 | 90.0 | - | - | 30.0 | 60 | - | - |")
+    assert "2.16 (not reached)" in lines["PowerSGD 1"]
+    # Computing alone is 50 ms of the 150 and of the 100.
+    ms = allowed(ROWS[-1], 50.0, USUAL)
+    assert 50 < ms < 60
+    gain = (150 - 100) / (150 - ms)
+    assert lines["vote, 3 bits"].endswith(f"| {ms:.0f} | {gain:.0%} |")
 
 
 def test_all_entrants_of_a_race_train_alike():
