@@ -451,8 +451,10 @@ def _shown(processes: "Sequence[subprocess.Popen[str]]") -> Iterator[None]:
     try:
         yield
     finally:
-        for thread in threads:
-            thread.join(timeout=_PATIENCE_S)
+        # What still runs, as where a signal comes early, keeps its pipes open: it is ended next.
+        if all(process.poll() is not None for process in processes):
+            for thread in threads:
+                thread.join(timeout=_PATIENCE_S)
 
 
 def exit_codes(processes: "Sequence[subprocess.Popen[str]]") -> list[int]:
