@@ -28,6 +28,15 @@ def test_a_table_for_each_number_of_workers():
     assert sum(line.startswith("3 bits, scatter_reduce ") for line in lines) == 2
 
 
+def test_hosts_have_an_exchange_of_their_own():
+    alone = run(*QUICK)
+    together = run(*QUICK, "--workers_per_host", 2)
+    assert "hierarchical" not in alone.output
+    assert "4 workers on 2 hosts" in together.output
+    assert "3 bits, hierarchical" in together.output
+    assert "scatter_reduce" in run(*QUICK, "--exchange", "hierarchical").output
+
+
 def test_the_models_parameters():
     result = run("--model", "mlp", "--num_workers", 2, "--num_bits", 3)
     assert result.output.startswith("235,146 parameters")

@@ -114,7 +114,7 @@ def predict_command(**values: Any) -> None:
     one core of a CPU; of GPUs nothing is known here.
     """
     _check_pictures(values["plot"])
-    asked = votes(values["num_bits"], values["exchange"], values["entropy_coding"])
+    asked = votes(values["num_bits"], _exchanges(values), values["entropy_coding"])
     clusters = [_cluster(values, num_workers) for num_workers in values["num_workers"]]
     gradients, step_s = _gradients(values), values["step_s"] or 0.0
     machine = _machine(values, gradients)
@@ -132,6 +132,13 @@ def predict_command(**values: Any) -> None:
         _write_json(values["json_path"], gradients, found)
     if values["plot"] is not None:
         _draw(values["plot"], gradients, asked, found[-1][0])
+
+
+def _exchanges(values: dict[str, Any]) -> list[str]:
+    """Those that differ: with a worker on each host there is one level."""
+    has_levels = values["workers_per_host"] > 1
+    found = [name for name in values["exchange"] if has_levels or name != "hierarchical"]
+    return found or ["scatter_reduce"]
 
 
 def _check_pictures(path: Path | None) -> None:
