@@ -6,11 +6,12 @@ import contextlib
 import pytest
 import torch
 import torch.distributed as dist
+import wide_training
 from matrix import cases, run_case
 from ranks import on_ranks
 from silence import silent_log
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from wide_training import train
 
 import compsgd
 from compsgd.comm import (
@@ -62,17 +63,7 @@ def test_every_optimizer_with_workers_that_sit_out():
 
 
 def model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(WIDTH, HEIGHT), nn.ReLU(), nn.Linear(HEIGHT, WIDTH))
-
-
-def train(net, optimizer, num_steps=3):
-    generator = torch.Generator().manual_seed(dist.get_rank())
-    for _ in range(num_steps):
-        optimizer.zero_grad()
-        net(torch.randn(8, WIDTH, generator=generator)).square().mean().backward()
-        optimizer.step()
-    return [parameter.detach().clone() for parameter in net.parameters()]
+    return wide_training.model(WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize(
