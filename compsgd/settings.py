@@ -232,8 +232,8 @@ class VoteSettings:
     )  # fmt: skip
     entropy_coding: str = _setting(
         "off", Choice(ENTROPY_CODINGS),
-        "Whether packed codes go through an entropy coder on their way: of 3 bits an element 1.6 "
-        "to 2.3 are left, for 5 ns of computing; with the same results. For 2 bits and more "
+        "Whether packed codes go through an entropy coder on their way: of 3 bits an element half "
+        "to three quarters are left, for 5 ns of computing; with the same results. For 2 bits and more "
         'without zeros, over gloo. "auto": where the link is slower than that, as measured before '
         "the first vote.",
     )  # fmt: skip
