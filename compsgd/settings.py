@@ -233,9 +233,9 @@ class VoteSettings:
     entropy_coding: str = _setting(
         "off", Choice(ENTROPY_CODINGS),
         "Whether packed codes go through an entropy coder on their way: of 3 bits an element half "
-        "to three quarters are left, for 5 ns of computing; with the same results. For 2 bits and more "
-        'without zeros, over gloo. "auto": where the link is slower than that, as measured before '
-        "the first vote.",
+        "to three quarters are left, for 5 ns of computing; with the same results. For 2 bits and "
+        'more without zeros, over gloo. "auto": where the link is slower than that, as measured '
+        "before the first vote.",
     )  # fmt: skip
     min_compress_numel: int = _setting(
         0, Integer(0), "Smaller parameters are averaged in float32.", is_lasting=True
