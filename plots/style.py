@@ -23,7 +23,7 @@ _TEXT_INCHES = 7.0
 _ALONE_INCHES = 2.3
 _ROW_INCHES = 1.8
 _LINE_INCHES = 0.15
-_CHARACTERS_PER_INCH = 20
+_CHARACTERS_PER_INCH, _TITLE_CHARACTERS_PER_INCH = 20, 16
 _HANDLE_CHARACTERS = 5
 _DOTS_PER_INCH = 300
 
@@ -118,7 +118,7 @@ def drawable(text: str) -> str:
 
 
 def _wrapped(title: str, width_inches: float) -> str:
-    width = int(width_inches * _CHARACTERS_PER_INCH)
+    width = int(width_inches * _TITLE_CHARACTERS_PER_INCH)
     return "\n".join(textwrap.fill(line, width) for line in title.splitlines())
 
 
