@@ -58,8 +58,13 @@ def build_exchange(
     """
     check_exchange(name)
     if name == "auto":
-        name = "all_gather" if collectives.num_workers <= 2 else "scatter_reduce"
+        name = chosen_by_auto(collectives.num_workers)
     return KINDS[name](collectives, bookkeeping, entropy_coding=entropy_coding)
+
+
+def chosen_by_auto(num_workers: int) -> str:
+    """What "auto" stands for with so many workers."""
+    return "all_gather" if num_workers <= 2 else "scatter_reduce"
 
 
 def exchange_between(

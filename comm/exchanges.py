@@ -181,17 +181,13 @@ class ScatterReduceExchange(ProcessExchange):
         1
     """
 
-    def __init__(
-        self,
-        collectives: Collectives,
-        bookkeeping: Collectives | None = None,
-        *,
-        entropy_coding: str = "off",
-    ) -> None:
-        """Args: see `ProcessExchange`."""
-        super().__init__(collectives, bookkeeping, entropy_coding=entropy_coding)
-        self.num_shards = collectives.world_size
-        self.shard = collectives.rank
+    @property
+    def num_shards(self) -> int:
+        return self._collectives.world_size
+
+    @property
+    def shard(self) -> int:
+        return self._collectives.rank
 
     def distribute(self, ballots: Tensor, format: RoundFormat | None) -> Arrival:
         """One all-to-all: rank r receives shard r of every ballot."""

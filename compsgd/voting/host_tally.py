@@ -196,12 +196,8 @@ class HostTally:
         numel, ballot = self._numel(chunk), chunk.format.ballot
         return RoundFormat(
             WireFormat(numel, self._sums, ballot.header_bytes * len(self.workers)),
-            WireFormat(numel, self._result_alphabet),
+            WireFormat(numel, self._result_codec.alphabet),
         )
-
-    @property
-    def _result_alphabet(self) -> Alphabet:
-        return self._result_codec.alphabet
 
     def _numel(self, chunk: Chunk) -> int:
         """Elements of a shard; the last ones may hold fewer."""
@@ -217,9 +213,8 @@ def sums_between_hosts(ballots: Alphabet, exchange: Exchange) -> list[Alphabet]:
 
 def _workers_of_host(exchange: Exchange) -> list[int]:
     """Those whose ballots an exchange brings, in that order."""
-    first = exchange.hosted[0] - exchange.shard
     return [
-        first + place + worker - exchange.hosted[0]
+        worker - exchange.shard + place
         for worker in exchange.hosted
         for place in range(exchange.num_shards)
     ]

@@ -14,11 +14,13 @@ from statistics import median
 from typing import Any
 
 import click
+import torch
 from csv_rows import read_rows
 from netlab import LabError, Link, answer, ask_ranks, is_asked, places
 from network_rows import UNSHAPED, Row
 from steps import ALONE, CODED, EXCHANGES, MODELS, VOTE_BITS, vote_name
 
+from compsgd.comm.exchange_choice import chosen_by_auto
 from compsgd.files import atomic_write
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption
@@ -82,7 +84,7 @@ def predicted(row: Row, gradients: Gradients, machine: Machine, alone_ms: float)
     num_bits, exchange = found
     is_coded = exchange == CODED
     if is_coded:
-        exchange = "all_gather" if row.num_hosts == 2 else "scatter_reduce"
+        exchange = chosen_by_auto(row.num_hosts)
     return vote(
         cluster, gradients.numel, gradients.num_tensors, num_bits, exchange, is_coded=is_coded
     )
@@ -92,8 +94,6 @@ _VOTES = {vote_name(bits, one): (bits, one) for bits in VOTE_BITS for one in (*E
 
 
 def gradients_of(models: Sequence[str]) -> dict[str, Gradients]:
-    import torch
-
     found = {}
     for name in models:
         model, _, _ = MODELS[name](torch.Generator())

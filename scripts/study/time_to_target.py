@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from compsgd.comm.exchange_choice import chosen_by_auto
 from compsgd.files import atomic_write
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption
@@ -279,7 +280,8 @@ def allowed(row: Row, alone_ms: float, machine: Machine) -> float | None:
     if not row.method.startswith("vote"):
         return None
     num_bits = int(row.method.split()[1])
-    return vote(cluster, numel, 1, num_bits, "scatter_reduce").step_s * 1e3
+    exchange = chosen_by_auto(_NUM_HOSTS)
+    return vote(cluster, numel, 1, num_bits, exchange).step_s * 1e3
 
 
 def _ratio(other: Row | None, row: Row) -> str:
