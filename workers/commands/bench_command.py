@@ -1,7 +1,6 @@
 """`compsgd bench`: what compression costs, beside a copy of the gradient."""
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,16 +10,13 @@ import click
 import torch
 
 from compsgd.codec.binning import BINNINGS
-from compsgd.files import atomic_write
 from compsgd.workers.bench.measurements import MEMORIES, CodecCase, measure_codec, measure_round
 from compsgd.workers.bench.timing import machine
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PathOption, check_picture, write_json
 from compsgd.workers.commands.spreading import IntegerRange, SpreadingCommand, normalise
-from compsgd.workers.failures import UsageError
 from compsgd.workers.report.tables import format_table
 
 _SETTINGS = {"token_normalize_func": normalise, "max_content_width": 100}
-_PICTURES = (".png", ".pdf", ".svg")
 _PATH = PathOption(dir_okay=False, writable=True)
 
 
@@ -81,8 +77,7 @@ def codec(picture: Path | None, **values: Any) -> None:
     vote N    check, unpack and add up N ballots, vote, break ties, update
     limit     bytes that must move, over the bytes of a copy
     """
-    if picture is not None and picture.suffix not in _PICTURES:
-        raise UsageError(f"--picture {picture} must end in one of {', '.join(_PICTURES)}")
+    check_picture("--picture", picture)
     settings = ("sizes", "num_bits", "binning", "zeros", "compile", "memory")
     cases = [CodecCase(*case) for case in itertools.product(*(values[name] for name in settings))]
     records = _measure(
@@ -151,9 +146,5 @@ def _measure(
         records = [measure(case) for case in bar]
     if values["json_path"] is not None:
         report = {"machine": machine(), "seconds": time.time() - began, "measurements": records}
-        try:
-            with atomic_write(values["json_path"]) as file:
-                file.write(json.dumps(report, indent=2).encode())
-        except OSError as error:
-            raise UsageError(f"--json {values['json_path']}: {error.strerror}") from error
+        write_json(values["json_path"], report)
     return records

@@ -1,6 +1,5 @@
 """`compsgd predict`: what a step would take on a network that is not there."""
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -10,8 +9,7 @@ from typing import Any
 
 import click
 
-from compsgd.files import atomic_write
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PathOption, check_picture, write_json
 from compsgd.workers.commands.spreading import IntegerRange, SpreadingCommand, normalise
 from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.failures import UsageError
@@ -30,7 +28,6 @@ from compsgd.workers.prediction.prediction import (
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.train.models import IMAGE_MODELS, build_model
 
-_PICTURES = (".png", ".pdf", ".svg")
 _PATH = PathOption(dir_okay=False, writable=True)
 _TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _MOST_WORKERS = 100_000
@@ -113,7 +110,7 @@ def predict_command(**values: Any) -> None:
     The model and how far it is from what was measured: docs/predictions.md. A worker computes on
     one core of a CPU; of GPUs nothing is known here.
     """
-    _check_pictures(values["plot"])
+    check_picture("--plot", values["plot"])
     asked = votes(values["num_bits"], _exchanges(values), values["entropy_coding"])
     clusters = [_cluster(values, num_workers) for num_workers in values["num_workers"]]
     gradients, step_s = _gradients(values), values["step_s"] or 0.0
@@ -139,11 +136,6 @@ def _exchanges(values: dict[str, Any]) -> list[str]:
     has_levels = values["workers_per_host"] > 1
     found = [name for name in values["exchange"] if has_levels or name != "hierarchical"]
     return found or ["scatter_reduce"]
-
-
-def _check_pictures(path: Path | None) -> None:
-    if path is not None and path.suffix not in _PICTURES:
-        raise UsageError(f"--plot {path} must end in one of {', '.join(_PICTURES)}")
 
 
 def _cluster(values: dict[str, Any], num_workers: int) -> Cluster:
@@ -233,11 +225,7 @@ def _write_json(
             for cluster, predictions in found
         ],
     }
-    try:
-        with atomic_write(path) as file:
-            file.write((json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
-    except OSError as error:
-        raise UsageError(f"--json {path}: {error.strerror}") from error
+    write_json(path, report)
 
 
 def _finite(found: dict[str, Any]) -> dict[str, Any]:
