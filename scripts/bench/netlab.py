@@ -401,9 +401,10 @@ def ask_ranks(where: Sequence[Place], script: Path, question: Mapping[str, Any])
         # Libraries print, too.
         path = Path(folder) / "answer.json"
         variables = {"OMP_NUM_THREADS": "1", _ANSWER: str(path)}
+        # The pool is left last: it waits for those who read what ranks say until they are killed.
         with (
+            ThreadPoolExecutor(len(where)) as pool,
             ranks(where, command, rendezvous, variables) as processes,
-            ThreadPoolExecutor(len(processes)) as pool,
         ):
             outputs = list(pool.map(lambda process: process.communicate(), processes))
             codes = [process.returncode for process in processes]

@@ -143,8 +143,9 @@ class Training:
         net, self._inputs, self._targets = MODELS[model](generator)
         self._is_bare = kind == EXCHANGE
         bucket_cap_mb = _ONE_BUCKET_MB if method.endswith(ONE_BUCKET) else _BUCKET_MB
+        # All ranks have made the same weights; over a slow link sending them takes long.
         self.ddp = DistributedDataParallel(
-            _Bare(net) if self._is_bare else net, bucket_cap_mb=bucket_cap_mb
+            _Bare(net) if self._is_bare else net, bucket_cap_mb=bucket_cap_mb, init_sync=False
         )
         self._is_quiet = method == ALONE
         if not self._is_quiet:

@@ -6,15 +6,20 @@ Four hosts, network namespaces on this machine (scripts/bench/netlab.py), which 
 links of 100 Mbit/s and 1 Gbit/s: wall seconds, without evaluating, and megabytes that a host has
 sent until the held-out metric is what was asked for, with DistributedDataParallel in float32, its
 fp16 hook, PowerSGD, and our recipes; each with the learning rate that the study has found for it.
+Of ResNet-18, which is not in the study, --lr tries others:
+
+sudo python scripts/study/time_to_target.py --races resnet --rates unshaped --lr 0.001 --lr 0.002
+
 Writes time_to_target.csv as it goes, and then time_to_target.md; what is there is not run again.
 """
 
+import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -32,7 +37,8 @@ from compsgd.workers.report.tables import markdown_table
 _HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(_HERE.parent / "bench"))
 from csv_rows import read_rows, write_rows  # noqa: E402
-from netlab import LabError, Link, ask_ranks, places  # noqa: E402
+from netlab import LabError, ask_ranks, places  # noqa: E402
+from network_rows import UNSHAPED, link_of  # noqa: E402
 from predictions import machine_of  # noqa: E402
 
 _OUT = _HERE.parents[1] / "docs" / "measurements"
@@ -40,7 +46,8 @@ _NUM_HOSTS = 4
 ALONE, FP16 = "no communication", "fp16"
 RATES = ("100mbit", "1gbit")
 _LATENCY_S = 50e-6
-_NUMEL = {"gpt": 164_000, "vanilla_cnn": 3_217_226}
+_RESNET18 = "timed_run:resnet18"
+_NUMEL = {"gpt": 164_000, "vanilla_cnn": 3_217_226, _RESNET18: 11_181_642}
 _HEAD = """# Time to a target, over slow links
 
 Made by `sudo python scripts/study/time_to_target.py` from time_to_target.csv. Four hosts, network
@@ -62,7 +69,7 @@ class Race:
         options: of the problem, but for the learning rate.
         every: rounds between evaluations.
         target: as of timed_run.TimedClient.
-        entrants: by name, the client, its settings, and the learning rate.
+        entrants: by name, the client, its settings, and the tuned learning rate.
     """
 
     title: str
@@ -72,10 +79,8 @@ class Race:
     target: float
     entrants: Mapping[str, tuple[str, Mapping[str, Any], float]]
 
-    @property
-    def methods(self) -> list[str]:
-        """All that is run: the entrants, and some rounds without communication."""
-        return [ALONE, *self.entrants]
+    def lr_of(self, method: str) -> float:
+        return 0.0 if method == ALONE else self.entrants[method][2]
 
 
 def _ddp(hook: str, **settings: Any) -> dict[str, Any]:
@@ -107,6 +112,7 @@ _MNIST = {
     "model": "vanilla_cnn", "model_size": "small", "context": 64, "dataset": "MNIST",
     "batch_size": 64, "epochs": 5, "steps": None, "lr_schedule": "cosine", "warmup": 0.1,
 }  # fmt: skip
+_RESNET = _MNIST | {"model": _RESNET18, "batch_size": 16, "epochs": 1, "steps": 300}
 
 RACES = {
     "lm": Race(
@@ -133,7 +139,28 @@ RACES = {
             "vote, 1 bit": _optimizer(1, 0.0012),
         },
     ),
+    "resnet": Race(
+        "ResNet-18, 11.2 M parameters, on MNIST, to 97 %",
+        ".", _RESNET, 10, 97.0,
+        {
+            "float32": ("ddp", _ddp("none"), 0.002),
+            "fp16": ("ddp", _ddp("fp16"), 0.002),
+            "PowerSGD 1": ("ddp", _ddp("powersgd"), 0.002),
+            "PowerSGD 2": ("ddp", _ddp("powersgd", powersgd_rank=2), 0.002),
+            "vote, 3 bits": ("ddp", _ddp("vote", **_VOTE), 0.001),
+            "vote, 1 bit": ("ddp", _ddp("vote", num_bits=1, **_VOTE), 0.001),
+        },
+    ),
 }  # fmt: skip
+
+
+class Run(NamedTuple):
+    """What makes a line of time_to_target.csv."""
+
+    race: str
+    rate: str
+    method: str
+    lr: float
 
 
 @dataclass(frozen=True)
@@ -148,6 +175,7 @@ class Row:
     race: str
     rate: str
     method: str
+    lr: float
     is_reached: bool
     rounds: int
     seconds: float
@@ -155,32 +183,36 @@ class Row:
     metric: float
 
     @property
+    def run(self) -> Run:
+        return Run(self.race, self.rate, self.method, self.lr)
+
+    @property
     def round_ms(self) -> float:
         return 1e3 * self.seconds / self.rounds
 
 
-def race(name: str, rate: str, method: str, data: Path) -> Row:
+def race(one: Run, data: Path) -> Row:
     """
     Raises:
         RunError: a rank fails.
     """
-    one = RACES[name]
+    task = RACES[one.race]
     nothing: Mapping[str, Any] = {}
-    client, settings, lr = one.entrants.get(method, ("alone", nothing, 0.1))
+    client, settings, _ = task.entrants.get(one.method, ("alone", nothing, 0.0))
     problem = {
-        **one.options, "lr": lr, "num_workers": _NUM_HOSTS, "seed": 0, "log_dir": "",
-        "exp_name": "", "dataset_root": str((data / one.data).resolve()),
+        **task.options, "lr": one.lr, "num_workers": _NUM_HOSTS, "seed": 0, "log_dir": "",
+        "exp_name": "", "dataset_root": str((data / task.data).resolve()),
     }  # fmt: skip
-    what = {"problem": problem, "client": client, "settings": settings, "every": one.every,
-            "target": -math.inf if method == ALONE else one.target}  # fmt: skip
+    what = {"problem": problem, "client": client, "settings": settings, "every": task.every,
+            "target": -math.inf if one.method == ALONE else task.target}  # fmt: skip
     try:
-        with places(_NUM_HOSTS, Link(rate)) as where:
+        with places(_NUM_HOSTS, link_of(one.rate)) as where:
             found = ask_ranks(where, _HERE / "timed_run.py", what)
     except LabError as error:
-        raise RunError(f"{name}, {rate}, {method}: {error}") from error
+        raise RunError(f"{', '.join(map(str, one))}: {error}") from error
     rounds, seconds, sent_bytes, metric = found["notes"][-1]
-    return Row(name, rate, method, found["is_reached"], rounds, round(seconds, 2),
-               round(sent_bytes / 1e6, 3), round(metric, 4))  # fmt: skip
+    return Row(*one, found["is_reached"], rounds, round(seconds, 2), round(sent_bytes / 1e6, 3),
+               round(metric, 4))  # fmt: skip
 
 
 @click.command(cls=SpreadingCommand)
@@ -190,36 +222,53 @@ def race(name: str, rate: str, method: str, data: Path) -> Row:
               show_default=True)  # fmt: skip
 @click.option("--rates", multiple=True, default=RATES, show_default=True,
               help="Of each link and direction, as tc writes them.")  # fmt: skip
+@click.option("--methods", type=click.Choice((ALONE, *RACES["lm"].entrants)), multiple=True,
+              show_default="all")  # fmt: skip
+@click.option("--lr", "lrs", type=click.FloatRange(min=0, min_open=True), multiple=True,
+              show_default="tuned", help="To be tried instead.")  # fmt: skip
 @click.option("--out", type=PathOption(), default=_OUT, show_default="docs/measurements")
-def main(data: Path, races: Sequence[str], rates: Sequence[str], out: Path) -> None:
+def main(
+    data: Path, races: Sequence[str], rates: Sequence[str], methods: Sequence[str],
+    lrs: Sequence[float], out: Path,
+) -> None:  # fmt: skip
     """Runs what is missing."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "time_to_target.csv"
     rows = read_rows(path, Row, "time_to_target.py")
-    todo = list(missing(races, rates, rows))
+    todo = list(missing(races, rates, methods, lrs, rows))
     with (
         terminated_like_interrupted(),
         click.progressbar(todo, label="training", item_show_func=_shown) as bar,
     ):
-        for name, rate, method in bar:
-            rows.append(race(name, rate, method, data))
+        for one in bar:
+            rows.append(race(one, data))
             write_rows(path, rows)
     write_report(rows, machine_of(_NUM_HOSTS, out), out / "time_to_target.md")
 
 
 def missing(
-    races: Sequence[str], rates: Sequence[str], rows: Sequence[Row]
-) -> Iterator[tuple[str, str, str]]:
-    there = {(row.race, row.rate, row.method) for row in rows}
-    for name in races:
-        for rate in rates:
-            for method in RACES[name].methods:
-                if (name, rate, method) not in there:
-                    yield name, rate, method
+    races: Sequence[str], rates: Sequence[str], methods: Sequence[str], lrs: Sequence[float],
+    rows: Sequence[Row],
+) -> Iterator[Run]:  # fmt: skip
+    """
+    Args:
+        methods: those of a race, or none for all and some rounds without communication.
+        lrs: learning rates, or none for the tuned ones.
+    """
+    there = {row.run for row in rows}
+    for name, rate in itertools.product(races, rates):
+        task = RACES[name]
+        for method in (ALONE, *task.entrants):
+            if methods and method not in methods:
+                continue
+            for lr in lrs or (task.lr_of(method),):
+                one = Run(name, rate, method, lr)
+                if one not in there:
+                    yield one
 
 
-def _shown(item: tuple[str, str, str] | None) -> str:
-    return "" if item is None else ", ".join(item)
+def _shown(item: Run | None) -> str:
+    return "" if item is None else ", ".join(map(str, item))
 
 
 def write_report(rows: Sequence[Row], machine: Machine, path: Path) -> None:
@@ -229,8 +278,10 @@ def write_report(rows: Sequence[Row], machine: Machine, path: Path) -> None:
         machine: how fast each of the hosts is.
     """
     parts = [_HEAD]
-    for name, rate in dict.fromkeys((row.race, row.rate) for row in rows):
-        own = {row.method: row for row in rows if (row.race, row.rate) == (name, rate)}
+    tuned = [row for row in rows
+             if row.lr == RACES[row.race].lr_of(row.method) and row.rate != UNSHAPED]  # fmt: skip
+    for name, rate in dict.fromkeys((row.race, row.rate) for row in tuned):
+        own = {row.method: row for row in tuned if (row.race, row.rate) == (name, rate)}
         parts += [f"## {RACES[name].title}: {rate}", _table(own, machine)]
     with atomic_write(path) as file:
         file.write(("\n\n".join(parts) + "\n").encode())

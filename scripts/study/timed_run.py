@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torchvision
 from ddp_run import DdpClient, Settings
 from loop import Client, train_only
 from problem import Problem
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 import compsgd
 from compsgd.comm import Collectives, Ledger, Purpose
 from compsgd.comm.traffic.kernel_counters import count_bytes, open_sockets
-from compsgd.workers.data.splits import Dataset
+from compsgd.workers.data.splits import Dataset, ImageFormat
 from compsgd.workers.train.evaluation import evaluate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
@@ -76,6 +77,13 @@ class AloneClient:
 
     def bytes_per_step(self) -> float:
         return 0.0
+
+
+def resnet18(format: ImageFormat) -> nn.Module:
+    """torchvision's, which is made for larger images: of these a step is not all computing."""
+    model: nn.Module = torchvision.models.resnet18(num_classes=format.num_classes)
+    model.conv1 = nn.Conv2d(format.shape[0], 64, kernel_size=7, stride=2, padding=3, bias=False)
+    return model
 
 
 class TargetReachedError(Exception):

@@ -1,10 +1,13 @@
 """`scripts/bench/netlab.py`: hosts on one machine, and that nothing of them is left."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from networks import NETLAB, Link, needs_network, network
@@ -80,6 +83,49 @@ def test_a_signal_takes_everything_down(number, code):
     assert ended.exit_code == code
     assert ended.stderr == ""
     assert everything() == []
+
+
+_ASKS = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, "scripts/bench")
+from netlab import ask_ranks, places
+
+from compsgd.workers.failures import Interruption, terminated_like_interrupted
+
+script = Path(sys.argv[1])
+script.write_text("import time; time.sleep(1000)")
+try:
+    with terminated_like_interrupted(), places(2, None) as where:
+        print("here", flush=True)
+        ask_ranks(where, script, {})
+except Interruption:
+    print("interrupted", flush=True)
+"""
+
+
+def test_who_asks_ranks_and_is_interrupted_ends_them(tmp_path):
+    program, script = tmp_path / "asks.py", tmp_path / "sleeps.py"
+    program.write_text(_ASKS)
+    with started_command(sys.executable, str(program), str(script)) as process:
+        assert process.stdout.readline() == "here\n"
+        while count_running(script) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        ended = finish(process, 30)
+        assert count_running(script) == 0
+    assert ended.stdout == "interrupted\n"
+
+
+def count_running(script):
+    """Processes whose program it is."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += path.read_bytes().split(b"\0")[1:2] == [str(script).encode()]
+    return found
 
 
 @needs_network

@@ -19,11 +19,11 @@ from entropy import coded_bits, entropy
 from time_to_target import ALONE, RACES, RATES, Row, allowed, missing, write_report
 
 ROWS = [
-    Row("lm", "1gbit", ALONE, True, 50, 2.5, 0.0, 3.5),
-    Row("lm", "1gbit", "float32", True, 1000, 200.0, 957.4, 1.74),
-    Row("lm", "1gbit", "fp16", True, 1000, 150.0, 478.7, 1.74),
-    Row("lm", "1gbit", "PowerSGD 1", False, 1500, 90.0, 30.0, 2.16),
-    Row("lm", "1gbit", "vote, 3 bits", True, 1000, 100.0, 104.3, 1.74),
+    Row("lm", "1gbit", ALONE, 0.0, True, 50, 2.5, 0.0, 3.5),
+    Row("lm", "1gbit", "float32", 0.01, True, 1000, 200.0, 957.4, 1.74),
+    Row("lm", "1gbit", "fp16", 0.02, True, 1000, 150.0, 478.7, 1.74),
+    Row("lm", "1gbit", "PowerSGD 1", 0.01, False, 1500, 90.0, 30.0, 2.16),
+    Row("lm", "1gbit", "vote, 3 bits", 0.003, True, 1000, 100.0, 104.3, 1.74),
 ]
 
 
@@ -37,11 +37,21 @@ def test_rows_come_back(tmp_path):
 
 
 def test_what_is_there_is_not_run_again():
-    todo = list(missing(("lm",), RATES, ROWS))
-    assert ("lm", "100mbit", "float32") in todo
-    assert [one for one in todo if one[1] == "1gbit"] == [
-        ("lm", "1gbit", method) for method in ("PowerSGD 2", "vote, 1 bit")
+    todo = list(missing(("lm",), RATES, (), (), ROWS))
+    assert ("lm", "100mbit", "float32", 0.01) in todo
+    assert [one for one in todo if one.rate == "1gbit"] == [
+        ("lm", "1gbit", "PowerSGD 2", 0.01),
+        ("lm", "1gbit", "vote, 1 bit", 0.006),
     ]
+
+
+def test_other_learning_rates_are_tried_and_not_reported(tmp_path):
+    found = list(missing(("lm",), ("1gbit",), ("fp16",), (0.01, 0.02), ROWS))
+    assert found == [("lm", "1gbit", "fp16", 0.01)]
+    tried = dataclasses.replace(ROWS[2], lr=0.01, seconds=9.0)
+    write_report([*ROWS, tried], USUAL, tmp_path / "x.md")
+    assert "| 150.0 |" in (tmp_path / "x.md").read_text()
+    assert "| 9.0 |" not in (tmp_path / "x.md").read_text()
 
 
 def test_ratios_are_of_what_has_reached_the_target(tmp_path):
