@@ -50,7 +50,7 @@ def build_exchange(
     Raises:
         SettingError: there is no such exchange.
 
-    Example:
+    Examples:
         >>> from compsgd.comm import Collectives, Ledger, Purpose, build_exchange
         >>> collectives = Collectives(Ledger(), Purpose.GRADIENT, num_workers=4)
         >>> type(build_exchange("auto", collectives)).__name__

@@ -137,7 +137,7 @@ class AllGatherExchange(ProcessExchange):
     Source:
         design, section 3.
 
-    Example:
+    Examples:
         >>> from compsgd.comm import AllGatherExchange, Collectives, Ledger, Purpose
         >>> exchange = AllGatherExchange(Collectives(Ledger(), Purpose.GRADIENT, num_workers=4))
         >>> list(exchange.hosted), exchange.num_shards
@@ -174,7 +174,7 @@ class ScatterReduceExchange(ProcessExchange):
     Source:
         design, section 3.
 
-    Example:
+    Examples:
         >>> from compsgd.comm import Collectives, Ledger, Purpose, ScatterReduceExchange
         >>> exchange = ScatterReduceExchange(Collectives(Ledger(), Purpose.GRADIENT, num_workers=4))
         >>> exchange.num_shards  # a process alone

@@ -32,7 +32,7 @@ class HierarchicalExchange(ProcessExchange):
     Source:
         design, section 3.
 
-    Example:
+    Examples:
         >>> from compsgd.comm import Collectives, HierarchicalExchange, Ledger, Purpose
         >>> alone = Collectives(Ledger(), Purpose.GRADIENT, num_workers=4)
         >>> exchange = HierarchicalExchange(alone, processes_per_host=1)

@@ -42,7 +42,7 @@ class VoteAggregator:
     Raises:
         SettingError: an argument out of bounds.
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

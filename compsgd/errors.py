@@ -7,7 +7,7 @@ class CompsgdError(Exception):
     Source:
         design, section 7, "Errors".
 
-    Example:
+    Examples:
         >>> import compsgd
         >>> try:
         ...     compsgd.packed_num_bytes(10, num_bits=9)
@@ -23,7 +23,7 @@ class SettingError(CompsgdError, ValueError):
     Source:
         design, section 7, "Errors".
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> compsgd.pack(torch.tensor([5]), num_bits=3)
         Traceback (most recent call last):
@@ -37,7 +37,7 @@ class DamagedDataError(CompsgdError, ValueError):
     Source:
         design, section 7, "Errors".
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> compsgd.unpack(torch.tensor([214, 249], dtype=torch.uint8), 5, num_bits=3)
         Traceback (most recent call last):
@@ -51,7 +51,7 @@ class GradientError(CompsgdError, ArithmeticError):
     Source:
         design, sections 5 and 7, "Errors".
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> weights = torch.zeros(1)
         >>> weights.grad = torch.tensor([float("nan")])
@@ -67,7 +67,7 @@ class PeerError(CompsgdError, RuntimeError):
     Source:
         design, section 7, "Errors".
 
-    Example:
+    Examples:
         >>> import compsgd
         >>> from compsgd.comm.group.collectives import CollectiveError
         >>> issubclass(CollectiveError, compsgd.PeerError)

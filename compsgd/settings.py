@@ -168,7 +168,7 @@ class VoteSettings:
     Raises:
         SettingError: a value out of bounds.
 
-    Example:
+    Examples:
         >>> from compsgd import VoteSettings
         >>> VoteSettings(num_bits=1).num_bits
         1

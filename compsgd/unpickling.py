@@ -62,7 +62,7 @@ def unpickle(content: bytes, known: Globals, persistent: Callable[[Any], Any] | 
     Raises:
         DamagedDataError: it is damaged, or holds anything else.
 
-    Example:
+    Examples:
         >>> import pickle
         >>> from compsgd.unpickling import unpickle
         >>> unpickle(pickle.dumps({"loss": [2.5, 1.25]}), known={})

@@ -1,6 +1,7 @@
 """How far the workers agree, over the steps (`--diagnose`)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,16 @@ from matplotlib.figure import Figure
 from compsgd.errors import CompsgdError
 from compsgd.plots.curves import Run, draw_line
 from compsgd.plots.stacks import check_alike, stack_shares
-from compsgd.plots.style import add_legend, in_paper_style, new_figure, new_grid, size_colours
+from compsgd.plots.style import (
+    add_legend,
+    add_note,
+    count_in_whole_numbers,
+    in_paper_style,
+    new_figure,
+    new_grid,
+    share_axes,
+    size_colours,
+)
 
 
 @in_paper_style
@@ -25,26 +35,29 @@ def agreement_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
         title: above all.
 
     Returns:
-        the figure: steps to the right, elements in percent upwards.
+        the figure: steps to the right, elements in percent upwards. Rounds in which fewer workers
+        voted than in others, as at the end of an epoch, are left out, and a note says how many.
 
     Raises:
         CompsgdError: a run without a diagnosis, or runs of different numbers of workers.
 
-    Example:
+    Examples:
         >>> from compsgd.plots import Run, agreement_figure
         >>> history = {"agreement_hist": [[0.0, 30.0, 70.0]], "diagnosis_step_hist": [100]}
         >>> (axis,) = agreement_figure([Run("three workers", history)]).axes
         >>> [part.get_label() for part in axis.collections]
         ['majority of 2', 'majority of 3']
     """
-    shares = [_shares(run) for run in runs]
-    check_alike([one.shape[1] for one in shares], "workers")
+    found = [_Agreement.of(run) for run in runs]
+    check_alike([one.shares.shape[1] for one in found], "workers")
     # No majority is smaller than half of the ballots, where all vote and zeros are broken.
-    smallest = min(int(np.flatnonzero(one.any(axis=0))[0]) for one in shares)
+    smallest = min(int(np.flatnonzero(one.shares.any(axis=0))[0]) for one in found)
     figure, axes = new_grid([run.label for run in runs], title)
-    for axis, run, one in zip(axes, runs, shares, strict=True):
-        _stack(axis, run, one, smallest)
+    for axis, one in zip(axes, found, strict=True):
+        _stack(axis, one, smallest)
+    share_axes(figure, axes, x=False)
     add_legend(figure, axes)
+    _add_note(figure, found)
     return figure
 
 
@@ -59,12 +72,13 @@ def mean_majority_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
         title: above the figure.
 
     Returns:
-        the figure: steps to the right, ballots of an element upwards.
+        the figure: steps to the right, ballots of an element upwards; without the rounds in which
+        fewer workers voted than in others.
 
     Raises:
         CompsgdError: a run without a diagnosis.
 
-    Example:
+    Examples:
         >>> from compsgd.plots import Run, mean_majority_figure
         >>> history = {"agreement_hist": [[0.0, 0.5, 0.5]], "diagnosis_step_hist": [100]}
         >>> (axis,) = mean_majority_figure([Run("three workers", history)]).axes
@@ -72,24 +86,54 @@ def mean_majority_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
         [2.5]
     """
     figure, (axis,) = new_figure(1, 1, title)
-    for i, run in enumerate(runs):
-        shares = _shares(run)
-        sizes = shares @ np.arange(1.0, shares.shape[1] + 1)
-        draw_line(axis, i, run.label, _steps(run), sizes)
+    found = [_Agreement.of(run) for run in runs]
+    for i, (run, one) in enumerate(zip(runs, found, strict=True)):
+        sizes = one.shares @ np.arange(1.0, one.shares.shape[1] + 1)
+        draw_line(axis, i, run.label, one.steps, sizes)
     axis.set_xlabel("step")
-    axis.set_ylabel("mean majority (ballots of an element)")
+    count_in_whole_numbers(axis)
+    axis.set_ylabel("mean majority (ballots)")
     axis.grid(alpha=0.3)
     add_legend(figure, [axis])
+    _add_note(figure, found)
     return figure
 
 
-def _stack(axis: Axes, run: Run, shares: npt.NDArray[np.float64], smallest: int) -> None:
+class _Agreement(NamedTuple):
+    """Of a run, in the rounds in which as many workers voted as ever.
+
+    Attributes:
+        shares: of elements, by the size of their majority; shape (rounds, workers).
+        steps: after which they were taken, shape (rounds,).
+        num_left_out: rounds in which fewer voted: their largest majority is smaller.
+    """
+
+    shares: npt.NDArray[np.float64]
+    steps: npt.NDArray[np.float64]
+    num_left_out: int
+
+    @classmethod
+    def of(cls, run: Run) -> "_Agreement":
+        shares = _shares(run)
+        largest = shares.shape[1] - np.argmax(shares[:, ::-1] > 0, axis=1)
+        chosen = largest == largest.max()
+        return cls(shares[chosen], _steps(run)[chosen], int((~chosen).sum()))
+
+
+def _add_note(figure: Figure, found: Sequence[_Agreement]) -> None:
+    left_out = sum(one.num_left_out for one in found)
+    if left_out:
+        all_ = left_out + sum(len(one.steps) for one in found)
+        add_note(figure, f"without {left_out} of {all_} rounds, in which fewer workers had a batch")
+
+
+def _stack(axis: Axes, one: _Agreement, smallest: int) -> None:
     """Args: smallest: index of the first share that is drawn."""
-    sizes = range(smallest + 1, shares.shape[1] + 1)
+    sizes = range(smallest + 1, one.shares.shape[1] + 1)
     # A diagnosis stands for the steps since the one before.
-    edges = np.concatenate([[0.0], _steps(run)])
+    edges = np.concatenate([[0.0], one.steps])
     labels = [f"majority of {size}" for size in sizes]
-    stack_shares(axis, edges, shares[:, smallest:], labels, size_colours(len(sizes)))
+    stack_shares(axis, edges, one.shares[:, smallest:], labels, size_colours(len(sizes)))
     axis.set_ylabel("elements (%)")
 
 

@@ -19,7 +19,7 @@ def bandwidth_figure(
         lines: points (bits a second, seconds) by rising bandwidth, by the method's name.
         title: above the figure.
 
-    Example:
+    Examples:
         >>> from compsgd.plots import bandwidth_figure
         >>> (axis,) = bandwidth_figure({"float32": [(1e9, 0.5), (1e10, 0.1)]}).axes
         >>> axis.lines[0].get_xdata().tolist()

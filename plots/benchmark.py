@@ -50,7 +50,7 @@ def draw_codec_benchmark(records: Sequence[Record], path: Path) -> Path:
         OSError: the file cannot be written.
         ValueError: an ending that matplotlib does not know.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from compsgd.plots import draw_codec_benchmark
         >>> case = {"num_bits": 3, "binning": "lin", "zeros": "broken", "compile": "on"}

@@ -16,7 +16,7 @@ class RatePoint(NamedTuple):
         compression_rate: uncompressed bytes over its own; above 0.
         accuracy: in percent.
 
-    Example:
+    Examples:
         >>> from compsgd.plots import RatePoint
         >>> RatePoint("3 bits", compression_rate=10.6, accuracy=98.5).label
         '3 bits'
@@ -41,7 +41,7 @@ def compression_figure(
     Returns:
         the figure: the rate to the right, on a scale of powers of 2, and percent upwards.
 
-    Example:
+    Examples:
         >>> from compsgd.plots import RatePoint, compression_figure
         >>> vote = [RatePoint("1 bit", 32.0, 97.0), RatePoint("3 bits", 10.6, 98.5)]
         >>> (axis,) = compression_figure({"vote": vote}).axes

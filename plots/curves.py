@@ -6,16 +6,23 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from compsgd.errors import CompsgdError
 from compsgd.history import History
-from compsgd.history.axes import Vector, line
-from compsgd.plots.style import add_legend, drawable, in_paper_style, line_style, new_figure
+from compsgd.history.axes import Vector, line, usual_x
+from compsgd.plots.style import (
+    add_legend,
+    count_in_whole_numbers,
+    drawable,
+    in_paper_style,
+    line_style,
+    new_figure,
+)
 
 X_LABELS = {
     "steps": "step",
     "epochs": "epoch",
+    "evaluations": "evaluation",
     "seconds": "training time (s)",
     "bytes": "gradient bytes sent by a worker (MB)",
 }
@@ -23,6 +30,7 @@ X_LABELS = {
 _MOST_POINTS = 1000
 _FEW_POINTS = 50
 _NAMES = {"cosine_hist": "cosine to the mean gradient"}
+_COSINES = ("cosine_hist",)
 _UNITS = {"loss": "nats", "acc": "%"}
 
 
@@ -33,7 +41,7 @@ class Run(NamedTuple):
         label: for the legend.
         history: {metric: a list of numbers, or a numpy array}.
 
-    Example:
+    Examples:
         >>> from compsgd.plots import Run
         >>> Run("lr 0.1", {"test_acc_hist": [97.5, 98.0]}).label
         'lr 0.1'
@@ -48,7 +56,7 @@ def curves_figure(
     runs: Sequence[Run],
     metric: str,
     *,
-    x: str = "steps",
+    x: str | None = None,
     title: str = "",
     x_label: str | None = None,
     y_label: str | None = None,
@@ -59,7 +67,9 @@ def curves_figure(
     Args:
         runs: what is drawn, in the order of the legend.
         metric: its name, as `compsgd plot list` shows them.
-        x: "steps", "epochs", "seconds" of training, or "bytes" for megabytes that a worker sent.
+        x: "steps", "epochs", "seconds" of training, "bytes" for megabytes that a worker sent, or
+            "evaluations", which counts the values. None for steps if all runs tell them, or else
+            epochs, or else evaluations.
         title: above the figure.
         x_label, y_label: in place of the usual.
         steps_between: how many steps lie between two values of a batch metric, for histories that
@@ -72,7 +82,7 @@ def curves_figure(
         CompsgdError: an x that there is not; a run without the metric, or without what x needs,
             which it names.
 
-    Example:
+    Examples:
         >>> from compsgd.plots import Run, curves_figure
         >>> run = Run("lr 0.1", {"test_acc_hist": [97.5, 98.0]})
         >>> (axis,) = curves_figure([run], "test_acc_hist", x="epochs").axes
@@ -82,6 +92,7 @@ def curves_figure(
         [97.5, 98.0]
     """
     figure, (axis,) = new_figure(1, 1, title)
+    x = x or usual_x([run.history for run in runs], metric, steps_between)
     name_axes(axis, metric, x, x_label, y_label)
     for i, run in enumerate(runs):
         draw_run(axis, i, run, metric, x, steps_between)
@@ -94,7 +105,7 @@ def average_figure(
     groups: Sequence[tuple[str, Sequence[Run]]],
     metric: str,
     *,
-    x: str = "steps",
+    x: str | None = None,
     title: str = "",
     x_label: str | None = None,
     y_label: str | None = None,
@@ -105,7 +116,7 @@ def average_figure(
     Args:
         groups: what each is called, and its runs, as of several seeds; as many values in each.
         metric: its name, as `compsgd plot list` shows them.
-        x: "steps", "epochs", "seconds" of training, or "bytes" for megabytes that a worker sent.
+        x: see curves_figure.
         title: above the figure.
         x_label, y_label: in place of the usual.
         steps_between: how many steps lie between two values of a batch metric, for histories that
@@ -118,7 +129,7 @@ def average_figure(
         CompsgdError: an x that there is not; a run without the metric, or without what x needs;
             runs of a group that are of different lengths.
 
-    Example:
+    Examples:
         >>> from compsgd.plots import Run, average_figure
         >>> seeds = [Run(f"seed {i}", {"test_acc_hist": [96.0, 97.0 + i]}) for i in range(3)]
         >>> (axis,) = average_figure([("vote", seeds)], "test_acc_hist", x="epochs").axes
@@ -126,6 +137,8 @@ def average_figure(
         ('vote (mean of 3)', [96.0, 98.0])
     """
     figure, (axis,) = new_figure(1, 1, title)
+    histories = [run.history for _, runs in groups for run in runs]
+    x = x or usual_x(histories, metric, steps_between)
     name_axes(axis, metric, x, x_label, y_label)
     for i, (label, runs) in enumerate(groups):
         lines = [_line(run, metric, x, steps_between) for run in runs]
@@ -144,6 +157,7 @@ def average_figure(
             place, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2,
             linewidth=0,
         )  # fmt: skip
+    _show_all_that_may_be(axis, metric)
     add_legend(figure, [axis])
     return figure
 
@@ -163,6 +177,14 @@ def draw_run(
         CompsgdError: a run without the metric, or without what x needs.
     """
     draw_line(axis, index, run.label, *_line(run, metric, x, steps_between))
+    _show_all_that_may_be(axis, metric)
+
+
+def _show_all_that_may_be(axis: Axes, metric: str) -> None:
+    """Of a cosine, whose differences seem large where its axis is cut."""
+    if metric in _COSINES:
+        lowest = min(np.nanmin(line.get_ydata(), initial=0.0) for line in axis.lines)
+        axis.set_ylim(-1 if lowest < 0 else 0, 1)
 
 
 def name_axes(
@@ -183,8 +205,8 @@ def name_axes(
     axis.set_xlabel(drawable(X_LABELS[x] if x_label is None else x_label))
     axis.set_ylabel(drawable(metric_label(metric) if y_label is None else y_label))
     axis.grid(alpha=0.3)
-    if x in ("steps", "epochs"):
-        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    if x in ("steps", "epochs", "evaluations"):
+        count_in_whole_numbers(axis)
 
 
 def _line(run: Run, metric: str, x: str, steps_between: int | None) -> tuple[Vector, Vector]:

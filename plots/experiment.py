@@ -1,4 +1,4 @@
-"""The six figures of every experiment, and two more of a diagnosis."""
+"""The figures of an experiment: five of every one, and those of what was counted or diagnosed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,13 @@ from matplotlib.figure import Figure
 from compsgd.history import Histories
 from compsgd.plots.agreement import agreement_figure, mean_majority_figure
 from compsgd.plots.curves import Run, draw_run, name_axes
-from compsgd.plots.style import add_legend, in_paper_style, new_figure, new_grid, save_figure
+from compsgd.plots.style import (
+    add_legend,
+    in_paper_style,
+    new_grid,
+    save_figure,
+    share_axes,
+)
 from compsgd.plots.usages import mean_usage_figure, usages_figure
 
 Cell = tuple[float, float]
@@ -74,14 +80,15 @@ def draw_experiment(
         one_axis: all cells in one axis, or one axis each.
 
     Returns:
-        the paths of the files: six, and with a diagnosis two more.
+        the paths of the files: five, or fewer where there are no values yet; one more where bin
+        usage was counted, and two more with a diagnosis.
 
     Raises:
         KeyError: a metric is not in a history.
         CompsgdError: in an axis each, cells of different levels or numbers of workers.
         OSError: a file cannot be written.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> import numpy as np
         >>> from compsgd.plots import draw_experiment
@@ -94,18 +101,55 @@ def draw_experiment(
         >>> len(paths), paths[0].name
         (6, 'avg_epoch_loss.png')
     """
+    figures = experiment_figures(histories, labels, title=title, one_axis=one_axis)
+    return [save_figure(figure, folder / name) for name, figure in figures.items()]
+
+
+def experiment_figures(
+    histories: Histories, labels: Labels, *, title: str, one_axis: bool
+) -> dict[str, Figure]:
+    """The figures that `draw_experiment` writes.
+
+    Args:
+        histories, labels, title, one_axis: as of draw_experiment.
+
+    Returns:
+        the figures, by the names of their files.
+
+    Raises:
+        KeyError, CompsgdError: as draw_experiment.
+
+    Examples:
+        >>> import numpy as np
+        >>> from compsgd.plots import experiment_figures
+        >>> names = ("avg_epoch_loss_hist", "avg_epoch_acc_hist", "test_acc_hist",
+        ...          "batch_loss_hist", "batch_acc_hist", "batch_step_hist", "bytes_sent_hist")
+        >>> history = {name: [1.0] for name in names} | {"bin_usage": np.empty(0)}
+        >>> figures = experiment_figures({(0.1, 1.0): history}, {(0.1, 1.0): "lr 0.1"}, title="",
+        ...                              one_axis=True)
+        >>> list(figures)[0]
+        'avg_epoch_loss.png'
+    """
     figures = {
         plot.file_name: curve_figure(histories, labels, plot, title, one_axis)
         for plot in _curves_of(histories)
+        if any(len(history[plot.metric]) for history in histories.values())
     }
-    figures[_USAGE_NAME] = usage_figure(histories, labels, title, one_axis)
+    counted = [Run(labels[cell], h) for cell, h in histories.items() if h["bin_usage"].ndim == 2]
+    if counted:
+        draw = mean_usage_figure if one_axis else usages_figure
+        figures[_USAGE_NAME] = draw(counted, title=_titled("Bin usage", title))
     diagnosed = {cell: h for cell, h in histories.items() if len(h.get(COSINE.metric, ()))}
     if diagnosed:
         figures[COSINE.file_name] = curve_figure(diagnosed, labels, COSINE, title, one_axis)
         draw = mean_majority_figure if one_axis else agreement_figure
         runs = [Run(labels[cell], history) for cell, history in diagnosed.items()]
-        figures[_AGREEMENT_NAME] = draw(runs, title=f"Agreement of the workers\n{title}")
-    return [save_figure(figure, folder / name) for name, figure in figures.items()]
+        figures[_AGREEMENT_NAME] = draw(runs, title=_titled("Agreement of the workers", title))
+    return figures
+
+
+def _titled(own: str, title: str) -> str:
+    return f"{own}\n{title}".strip()
 
 
 def _curves_of(histories: Histories) -> tuple[CurvePlot, ...]:
@@ -118,30 +162,14 @@ def curve_figure(
     histories: Histories, labels: Labels, plot: CurvePlot, title: str, one_axis: bool
 ) -> Figure:
     names = [""] if one_axis else [labels[cell] for cell in histories]
-    figure, axes = new_grid(names, f"{plot.title}\n{title}")
+    figure, axes = new_grid(names, _titled(plot.title, title))
     for axis in axes:
         name_axes(axis, plot.metric, plot.x)
     for index, (cell, history) in enumerate(histories.items()):
         if len(history[plot.metric]):
             place = (axes[0], index) if one_axis else (axes[index], 0)
             draw_run(*place, Run(labels[cell], history), plot.metric, plot.x)
+    share_axes(figure, axes)
     if one_axis:
         add_legend(figure, axes)
     return figure
-
-
-@in_paper_style
-def usage_figure(histories: Histories, labels: Labels, title: str, one_axis: bool) -> Figure:
-    """How the elements of the updates spread over the levels.
-
-    One axis a cell shows the shares over the steps, stacked; in one axis for all cells, where
-    stacks cannot lie on top of each other, a line a cell shows its mean shares by level.
-    """
-    heading = f"Bin usage\n{title}"
-    counted = [Run(labels[cell], h) for cell, h in histories.items() if h["bin_usage"].ndim == 2]
-    if not counted:
-        figure, (axis,) = new_figure(1, 1, heading)
-        axis.set_axis_off()
-        axis.text(0.5, 0.5, "not counted (--count_usages true counts it)", ha="center")
-        return figure
-    return (mean_usage_figure if one_axis else usages_figure)(counted, title=heading)

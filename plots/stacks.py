@@ -8,6 +8,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from compsgd.errors import CompsgdError
+from compsgd.plots.style import count_in_whole_numbers
 
 Vector = npt.NDArray[np.float64]
 
@@ -36,6 +37,7 @@ def stack_shares(
     axis.set_xlim(edges[0], edges[-1])
     axis.set_ylim(0, 100)
     axis.set_xlabel("step")
+    count_in_whole_numbers(axis)
 
 
 def check_alike(counts: Sequence[int], noun: str) -> None:

@@ -4,12 +4,16 @@ apart, with legends outside the axes."""
 import textwrap
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.ticker import MaxNLocator
 
 from compsgd.files import atomic_write
 
@@ -23,18 +27,23 @@ _TEXT_INCHES = 7.0
 _ALONE_INCHES = 2.3
 _ROW_INCHES = 1.8
 _LINE_INCHES = 0.15
-_CHARACTERS_PER_INCH, _TITLE_CHARACTERS_PER_INCH = 20, 16
-_HANDLE_CHARACTERS = 5
+# What a legend's handle takes, and what is left free at the edges of a figure.
+_HANDLE_INCHES, _MARGIN_INCHES = 0.35, 0.1
+# Beside an axis of a grid: its ticks and their labels; and what is between two axes.
+_TICKS_INCHES, _BETWEEN_INCHES = 0.35, 0.1
+_GRID_TICKS = 4
 _DOTS_PER_INCH = 300
 
 _FONT_SIZE = 8
+_LEGEND_SIZE = _FONT_SIZE - 1
 
 in_paper_style = matplotlib.rc_context(
     {
         "font.size": _FONT_SIZE,
         "axes.titlesize": "medium",
         "figure.titlesize": "medium",
-        "legend.fontsize": _FONT_SIZE - 1,
+        "figure.labelsize": "medium",
+        "legend.fontsize": _LEGEND_SIZE,
         "legend.frameon": False,
         "legend.handlelength": 1.5,
         "legend.handletextpad": 0.4,
@@ -72,43 +81,117 @@ def new_figure(rows: int, columns: int, title: str) -> tuple[Figure, list[Axes]]
     as wide as its text."""
     alone = rows == columns == 1
     width = _COLUMN_INCHES if alone else min(_TEXT_INCHES, _COLUMN_INCHES * columns)
-    height = (_ALONE_INCHES if alone else _ROW_INCHES * rows) + _LINE_INCHES * title.count("\n")
-    figure = Figure(figsize=(width, height), layout="constrained")
+    height = _ALONE_INCHES if alone else _ROW_INCHES * rows
+    title = wrapped(drawable(title), width - 2 * _MARGIN_INCHES, _FONT_SIZE)
+    figure = Figure(
+        figsize=(width, height + _LINE_INCHES * title.count("\n")), layout="constrained"
+    )
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         # Ticks are made when they are drawn, perhaps outside of this style.
         axis.tick_params(labelsize=_FONT_SIZE - 1)
     if title:
-        figure.suptitle(_wrapped(drawable(title), width))
+        figure.suptitle(title)
     return figure, axes
 
 
 def new_grid(names: Sequence[str], title: str) -> tuple[Figure, list[Axes]]:
     """A titled figure and an axis for each name, at most 3 in a row; several say their names."""
-    columns = min(3, len(names)) if len(names) != 4 else 2
+    columns = _columns(len(names))
     figure, axes = new_figure(-(-len(names) // columns), columns, title)
     used, unused = axes[: len(names)], axes[len(names) :]
     if len(used) > 1:
-        for axis, name in zip(used, names, strict=True):
-            axis.set_title(drawable(name))
+        width = figure.get_figwidth() / columns - _TICKS_INCHES
+        lines = [wrapped(drawable(name), width, _FONT_SIZE) for name in names]
+        for axis, name in zip(used, lines, strict=True):
+            axis.set_title(name)
+        _grow(figure, _LINE_INCHES * max(name.count("\n") for name in lines) * len(axes) / columns)
     for axis in unused:
         axis.set_axis_off()
     return figure, used
 
 
+def _columns(count: int) -> int:
+    return min(3, count) if count != 4 else 2
+
+
+def share_axes(figure: Figure, axes: Sequence[Axes], *, x: bool = True) -> None:
+    """Gives the axes of a grid, once all is drawn, the same limits, so that they can be compared,
+    and labels to those at the edge.
+
+    Args:
+        x: whether the limits to the right are the same, too.
+    """
+    if len(axes) == 1:
+        return
+    columns = _columns(len(axes))
+    for axis in axes[1:]:
+        axis.sharey(axes[0])
+        if x:
+            axis.sharex(axes[0])
+    axes[0].autoscale_view()
+    _keep_ticks_apart(figure, axes)
+    width = figure.get_figwidth() / columns - _TICKS_INCHES
+    for index, axis in enumerate(axes):
+        is_first, is_lowest = index % columns == 0, index + columns >= len(axes)
+        axis.set_xlabel(wrapped(axis.get_xlabel(), width, _FONT_SIZE) if is_lowest else "")
+        axis.set_ylabel(wrapped(axis.get_ylabel(), _ROW_INCHES, _FONT_SIZE) if is_first else "")
+        axis.tick_params(labelleft=is_first, labelbottom=is_lowest or not x)
+
+
+def _keep_ticks_apart(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Those of neighbours, which would read as one number."""
+    engine = figure.get_layout_engine()
+    assert engine is not None, "figures have one"
+    engine.set(w_pad=_BETWEEN_INCHES)
+    for axis in axes:
+        locator = axis.xaxis.get_major_locator()
+        if isinstance(locator, MaxNLocator):
+            locator.set_params(nbins=_GRID_TICKS)
+
+
+def count_in_whole_numbers(axis: Axes) -> None:
+    """Steps and epochs to the right: ticks are whole numbers, of a single one, too."""
+    axis.xaxis.set_major_locator(
+        MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+    )
+
+
 def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend below all axes, so that it hides no line; the figure grows by it."""
+    """One legend below all axes, so that it hides no line, in as many columns as there is room for;
+    the figure grows by it."""
     handles, labels = axes[0].get_legend_handles_labels()
     if not handles:
         return
+    room = figure.get_figwidth() - 2 * _MARGIN_INCHES
+    labels = [wrapped(drawable(label), room - _HANDLE_INCHES, _LEGEND_SIZE) for label in labels]
+    for rows in range(1, len(labels) + 1):
+        columns = -(-len(labels) // rows)
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        width, height = _legend_inches(figure, legend)
+        if width <= room or columns == 1:
+            _grow(figure, height)
+            return
+        legend.remove()
+
+
+def add_note(figure: Figure, note: str) -> None:
+    """A remark that stands below a figure's title."""
+    size = _FONT_SIZE - 1
+    note = wrapped(note, figure.get_figwidth() - 2 * _MARGIN_INCHES, size)
+    above = figure.get_suptitle()
+    figure.suptitle(f"{above}\n{note}" if above else note)
+    _grow(figure, _LINE_INCHES * (note.count("\n") + 1))
+
+
+def _legend_inches(figure: Figure, legend: Legend) -> tuple[float, float]:
+    box = legend.get_window_extent(_renderer(figure))
+    return box.width / figure.dpi, box.height / figure.dpi
+
+
+def _grow(figure: Figure, height_inches: float) -> None:
     width, height = figure.get_size_inches()
-    line = int(width * _CHARACTERS_PER_INCH)
-    labels = [textwrap.fill(drawable(label), line - _HANDLE_CHARACTERS) for label in labels]
-    longest = max(len(part) for label in labels for part in label.splitlines())
-    columns = max(1, min(len(labels), line // (longest + _HANDLE_CHARACTERS)))
-    num_lines = -(-sum(label.count("\n") + 1 for label in labels) // columns)
-    figure.set_size_inches(width, height + _LINE_INCHES * num_lines)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    figure.set_size_inches(width, height + height_inches)
 
 
 def drawable(text: str) -> str:
@@ -117,9 +200,37 @@ def drawable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _wrapped(title: str, width_inches: float) -> str:
-    width = int(width_inches * _TITLE_CHARACTERS_PER_INCH)
-    return "\n".join(textwrap.fill(line, width) for line in title.splitlines())
+def wrapped(text: str, width_inches: float, size: float) -> str:
+    """Text of that size in points, in lines that are no wider, as the font has it."""
+    return "\n".join(_wrapped_line(line, width_inches, size) for line in text.splitlines())
+
+
+def _wrapped_line(line: str, width_inches: float, size: float) -> str:
+    width = _text_inches(line, size)
+    if width <= width_inches:
+        return line
+    most = max(1, int(len(line) * width_inches / width) + 5)
+    for count in range(most, 1, -1):
+        found = textwrap.fill(line, count)
+        if all(_text_inches(part, size) <= width_inches for part in found.splitlines()):
+            return found
+    return line
+
+
+def _renderer(figure: Figure) -> RendererAgg:
+    renderer: RendererAgg = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    return renderer
+
+
+@lru_cache(maxsize=1024)
+def _text_inches(text: str, size: float) -> float:
+    """How wide it is, taken as it stands: a formula may be none."""
+    figure = Figure()
+    shown = figure.text(0, 0, text, fontsize=size, parse_math=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        width: float = shown.get_window_extent(_renderer(figure)).width
+    return width / figure.dpi
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -136,15 +247,39 @@ def save_figure(figure: Figure, path: Path) -> Path:
         OSError: the file cannot be written.
         ValueError: an ending that matplotlib does not know.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from compsgd.plots import RatePoint, compression_figure, save_figure
         >>> figure = compression_figure({"vote": [RatePoint("1 bit", 32.0, 97.0)]})
         >>> save_figure(figure, Path("rates.pdf")).read_bytes()[:5]
         b'%PDF-'
     """
-    with atomic_write(path) as file, warnings.catch_warnings():
+    with atomic_write(path) as file:
+        write_figure(figure, file, path.suffix[1:])
+    return path
+
+
+def write_figure(figure: Figure, file: IO[bytes], format: str) -> None:
+    """Writes a figure into an open file, at 300 dots an inch.
+
+    Args:
+        figure: what is written.
+        file: open for bytes.
+        format: "png", "pdf" or "svg".
+
+    Raises:
+        ValueError: a format that matplotlib does not know.
+
+    Examples:
+        >>> import io
+        >>> from compsgd.plots import RatePoint, compression_figure, write_figure
+        >>> figure = compression_figure({"vote": [RatePoint("1 bit", 32.0, 97.0)]})
+        >>> drawn = io.BytesIO()
+        >>> write_figure(figure, drawn, "svg")
+        >>> b"</svg>" in drawn.getvalue()
+        True
+    """
+    with warnings.catch_warnings():
         # Boxes are drawn in place of them.
         warnings.filterwarnings("ignore", r"Glyph .* missing from")
-        figure.savefig(file, format=path.suffix[1:], dpi=_DOTS_PER_INCH)
-    return path
+        figure.savefig(file, format=format, dpi=_DOTS_PER_INCH)

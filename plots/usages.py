@@ -17,6 +17,7 @@ from compsgd.plots.style import (
     line_style,
     new_figure,
     new_grid,
+    share_axes,
 )
 
 Counts = npt.NDArray[np.int64]
@@ -37,7 +38,7 @@ def usages_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
     Raises:
         CompsgdError: a run whose usage was not counted, or runs of different levels.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from compsgd.plots import Run, usages_figure
         >>> run = Run("1 bit", {"bin_usage": np.array([[3, 0, 1], [2, 0, 2]])})
@@ -50,6 +51,7 @@ def usages_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
     figure, axes = new_grid([run.label for run in runs], title)
     for axis, usage in zip(axes, usages, strict=True):
         _stack(axis, usage)
+    share_axes(figure, axes, x=False)
     add_legend(figure, axes)
     return figure
 
@@ -69,7 +71,7 @@ def mean_usage_figure(runs: Sequence[Run], *, title: str = "") -> Figure:
     Raises:
         CompsgdError: a run whose usage was not counted.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from compsgd.plots import Run, mean_usage_figure
         >>> run = Run("1 bit", {"bin_usage": np.array([[3, 0, 1], [2, 0, 2]])})

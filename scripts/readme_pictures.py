@@ -1,4 +1,4 @@
-"""The pictures of the README: one of the plots of its first run, and the time of the codec.
+"""The pictures of README and docs: the first run beside float32, and the time of the codec.
 
 python scripts/readme_pictures.py                     all of them, anew
 python scripts/readme_pictures.py --picture codec     what depends on the machine
@@ -6,7 +6,6 @@ python scripts/readme_pictures.py --picture codec     what depends on the machin
 
 import contextlib
 import io
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import click
 
+from compsgd.history import read_histories
+from compsgd.plots import Run, curves_figure, save_figure
 from compsgd.workers.commands.bench_command import bench
 from compsgd.workers.commands.path_option import PathOption
 
@@ -24,7 +25,7 @@ NAMES = ("first_run", "codec")
 
 @click.command()
 @click.option("--out", type=PathOption(file_okay=False),
-              default=ROOT / "scripts" / "pictures", help="Folder of the pictures.")  # fmt: skip
+              default=ROOT / "docs" / "pictures", help="Folder of the pictures.")  # fmt: skip
 @click.option("--picture", "names", type=click.Choice(NAMES), multiple=True, default=NAMES)
 @click.option("--epochs", type=click.IntRange(min=1), default=40, help="Of the first run.")
 @click.option("--size", "sizes", type=click.IntRange(min=1), multiple=True,
@@ -34,7 +35,7 @@ NAMES = ("first_run", "codec")
 def main(
     out: Path, names: tuple[str, ...], epochs: int, sizes: tuple[int, ...], compile_: str
 ) -> None:
-    """Writes the README's pictures; the defaults are those of the README."""
+    """Writes the pictures; the defaults are those of the README."""
     out.mkdir(parents=True, exist_ok=True)
     draw: dict[str, Callable[[Path], None]] = {
         "first_run": lambda path: draw_first_run(path, epochs),
@@ -46,19 +47,39 @@ def main(
         click.echo(path)
 
 
+_FIRST_RUNS = {
+    "float32 (AdamW)": ["--optimizer", "adamw"],
+    "3-bit vote": [],
+    "1-bit vote": ["--num_bits", "1"],
+}
+
+
 def draw_first_run(path: Path, epochs: int) -> None:
-    """Test accuracy against bytes sent, of the README's first run."""
+    """Test accuracy against bytes sent: of the README's first run, and of what it is compared
+    with."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = ["--epochs", str(epochs), "--log_dir", folder, "--exp_name", "first_run"]
-        finished = subprocess.run(
-            [sys.executable, str(ROOT / "launch.py"), "--num_workers", "4", *settings],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if finished.returncode:
-            raise click.ClickException(f"launch.py failed:\n{finished.stdout}{finished.stderr}")
-        shutil.copyfile(Path(folder) / "first_run" / "test_acc_by_bytes.png", path)
+        runs = [
+            _trained(label, settings, epochs, Path(folder), f"run_{number}")
+            for number, (label, settings) in enumerate(_FIRST_RUNS.items())
+        ]
+    figure = curves_figure(runs, "test_acc_hist", x="bytes")
+    (axis,) = figure.axes
+    axis.set_xscale("log")
+    save_figure(figure, path)
+
+
+def _trained(label: str, settings: list[str], epochs: int, logs: Path, name: str) -> Run:
+    where = ["--epochs", str(epochs), "--log_dir", str(logs), "--exp_name", name]
+    finished = subprocess.run(
+        [sys.executable, str(ROOT / "launch.py"), "--num_workers", "4", *settings, *where],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if finished.returncode:
+        raise click.ClickException(f"launch.py failed:\n{finished.stdout}{finished.stderr}")
+    (history,) = read_histories(logs / name / "histories.pkl").values()
+    return Run(label, history)
 
 
 def draw_codec(path: Path, sizes: tuple[int, ...], compile_: str) -> None:

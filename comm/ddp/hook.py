@@ -52,7 +52,7 @@ class VoteState:
     Raises:
         SettingError: an argument out of bounds.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from compsgd.comm import VoteState
         >>> model = torch.nn.Linear(4, 2)
@@ -230,7 +230,7 @@ def vote_hook(
         SettingError: the state does not know the parameters.
         PeerError: processes disagree, or one is gone.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import torch.distributed as dist
         >>> from torch.nn.parallel import DistributedDataParallel
@@ -271,7 +271,7 @@ def register_vote_hook(
         SettingError: no DistributedDataParallel, one that has a hook already, or one that casts
             gradients itself; a setting that is none.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import torch.distributed as dist
         >>> from torch.nn.parallel import DistributedDataParallel
@@ -343,7 +343,7 @@ def wrap(ddp: nn.Module, **settings: Any) -> VoteState:
     Raises:
         SettingError: a model that takes no hook, or a setting that is none.
 
-    Example:
+    Examples:
         >>> import compsgd.comm
         >>> compsgd.comm.wrap.__doc__.splitlines()[0]
         'The older name of `register_vote_hook`, kept for one version.'

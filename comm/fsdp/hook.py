@@ -58,7 +58,7 @@ def register_fsdp_vote_hook(
         SettingError: no module that fully_shard has been applied to; one that is replicated by FSDP
             itself, or one that holds parameters of several meshes; a setting that is none.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import torch.distributed as dist
         >>> from torch.distributed.device_mesh import init_device_mesh

@@ -40,7 +40,7 @@ class Collectives:
     Source:
         design, section 3, "Exchanges".
 
-    Example:
+    Examples:
         >>> import torch
         >>> from compsgd.comm import Collectives, Ledger, Purpose
         >>> alone = Collectives(Ledger(), Purpose.GRADIENT, num_workers=2)

@@ -29,7 +29,7 @@ def host_store(
         OSError: the address is not this machine's, or the port is taken.
         RuntimeError: they have not come in time.
 
-    Example:
+    Examples:
         >>> import torch.distributed as dist
         >>> store = host_store()
         >>> client = dist.TCPStore("127.0.0.1", store.port, is_master=False)

@@ -24,7 +24,7 @@ class Purpose(Enum):
     Source:
         design, section 6.
 
-    Example:
+    Examples:
         >>> from compsgd.comm import Purpose
         >>> [purpose.value for purpose in Purpose]
         ['gradient', 'evaluation', 'bookkeeping']
@@ -118,7 +118,7 @@ class Ledger:
     Source:
         design, section 6.
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> from compsgd.comm import Collectives, Ledger, Purpose, build_exchange
         >>> ledger = Ledger()

@@ -30,7 +30,7 @@ def packed_num_bytes(numel: int, num_bits: int, zeros: bool = False) -> int:
     Raises:
         SettingError: numel < 0, or num_bits not in 1..8.
 
-    Example:
+    Examples:
         >>> import compsgd
         >>> compsgd.packed_num_bytes(1000, num_bits=3)
         375
@@ -56,7 +56,7 @@ def pack(levels: Tensor, num_bits: int, zeros: bool = False) -> Tensor:
     Raises:
         SettingError: a level outside the alphabet, levels that are no integers, a bad num_bits.
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> compsgd.pack(torch.tensor([1, -1, 4, -4, 2, 2, 3, -2]), num_bits=3)
         tensor([220, 209,  90], dtype=torch.uint8)
@@ -83,7 +83,7 @@ def unpack(packed: Tensor, numel: int, num_bits: int, zeros: bool = False) -> Te
         SettingError: no tensor, or a bad numel or num_bits.
         DamagedDataError: a wrong length, a symbol outside the alphabet, padding that is not zero.
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> packed = torch.tensor([220, 209, 90], dtype=torch.uint8)
         >>> compsgd.unpack(packed, 8, num_bits=3).tolist()

@@ -1,6 +1,6 @@
 """When the values of a history were taken: in steps, epochs, seconds, or bytes sent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,23 +35,44 @@ def line(history: History, metric: str, x: str, steps_between: int | None) -> tu
     Args:
         history: of one cell.
         metric: its name; see metric_names.
-        x: "steps", "epochs", "seconds", or "bytes" for megabytes sent.
+        x: "steps", "epochs", "seconds", "bytes" for megabytes sent, or "evaluations".
         steps_between: how many steps lie between two values of a batch metric, for histories that
             do not tell, as the original code wrote them.
 
     Returns:
-        when, in steps, epochs, seconds or megabytes, and the values; float64, shape (values,) each.
+        when, in steps, epochs, seconds, megabytes or evaluations, and the values; float64, shape
+        (values,) each.
 
     Raises:
         SettingError: no such metric, or the history does not hold what x needs, or not of as many
             steps.
     """
     values = _values(history, metric)
+    if x == "evaluations":
+        return np.arange(1.0, len(values) + 1), values
     if x == "epochs" and metric.startswith(_PER_EPOCH) and _step_metric(metric) not in history:
         return np.arange(1.0, len(values) + 1), values
     steps = _steps(history, metric, len(values), steps_between)
     place: Vector = _AXES[x](history, steps)
     return place, values
+
+
+def usual_x(histories: Sequence[History], metric: str, steps_between: int | None) -> str:
+    """What a metric of all of them can be drawn over: "steps", or else "epochs", or else
+    "evaluations".
+    """
+    for x in ("steps", "epochs"):
+        if all(_has_x(history, metric, x, steps_between) for history in histories):
+            return x
+    return "evaluations"
+
+
+def _has_x(history: History, metric: str, x: str, steps_between: int | None) -> bool:
+    try:
+        line(history, metric, x, steps_between)
+    except SettingError:
+        return False
+    return True
 
 
 def steps_of(history: History, metric: str) -> Vector:

@@ -31,7 +31,7 @@ def write_histories(path: Path, histories: Histories) -> None:
     Raises:
         OSError: it cannot be written; what was there is as it was.
 
-    Example:
+    Examples:
         >>> import pickle
         >>> from pathlib import Path
         >>> from compsgd.history import write_histories
@@ -74,7 +74,7 @@ def read_histories(path: str | Path) -> Histories:
     Raises:
         DamagedDataError: no such file, or one that holds something else.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from compsgd.history import read_histories, write_histories
         >>> write_histories(Path("histories.pkl"), {(0.1, 1.0): {"test_acc_hist": [97.5]}})

@@ -19,7 +19,7 @@ def embedding_parameters(model: nn.Module) -> list[Tensor]:
     Returns:
         their weights in model order, each once, with those that a head shares.
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> model = torch.nn.Sequential(torch.nn.Embedding(100, 8), torch.nn.Linear(8, 2))
         >>> tables = compsgd.embedding_parameters(model)

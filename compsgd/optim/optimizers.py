@@ -34,7 +34,7 @@ class SGD(RoundOptimizer):
     Raises:
         SettingError: an argument out of bounds.
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> weights = torch.zeros(2)
         >>> optimizer = compsgd.SGD([weights], lr=0.5, num_workers=2)
@@ -70,7 +70,7 @@ class AdamW(RoundOptimizer):
     Raises:
         SettingError: an argument out of bounds.
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> weights = torch.zeros(2)
         >>> optimizer = compsgd.AdamW([weights], lr=0.5, num_workers=2)
@@ -103,7 +103,7 @@ class SignSGD(RoundOptimizer):
     Raises:
         SettingError: an argument out of bounds.
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> weights = torch.zeros(2)
         >>> optimizer = compsgd.SignSGD([weights], lr=0.5, num_workers=3)
@@ -136,7 +136,7 @@ class CompressedSGD(RoundOptimizer):
     Raises:
         SettingError: an argument out of bounds.
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> weights = torch.zeros(3)
         >>> optimizer = compsgd.CompressedSGD([weights], lr=1.0, num_bits=3, num_workers=2)
@@ -171,7 +171,7 @@ class CompressedSGDVote(RoundOptimizer):
     Raises:
         SettingError: an argument out of bounds.
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> weights = torch.zeros(3)
         >>> optimizer = compsgd.CompressedSGDVote([weights], lr=1.0, num_bits=3, num_workers=2)

@@ -36,7 +36,7 @@ class Exchange(Protocol):
     Source:
         design, section 3.
 
-    Example:
+    Examples:
         >>> import compsgd
         >>> exchange: compsgd.Exchange = compsgd.InProcessExchange(num_workers=4)
         >>> list(exchange.hosted), exchange.num_shards
@@ -114,7 +114,7 @@ class InProcessExchange:
     Source:
         design, section 6.
 
-    Example:
+    Examples:
         >>> import compsgd, torch
         >>> weights = torch.zeros(3)
         >>> exchange = compsgd.InProcessExchange(num_workers=2)

@@ -3,7 +3,8 @@
 python scripts/study/run.py --data data --jobs 2
 
 Runs what is missing, the most needed first, and writes results.csv, curves.csv, results.md and
-figures beside this file. What is there is not run again; interrupted, the same command goes on.
+figures into docs/measurements/study. What is there is not run again; interrupted, the same command
+goes on.
 """
 
 import sys
@@ -24,7 +25,7 @@ from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.failures import RunError, terminated_like_interrupted
 
-_HERE = Path(__file__).resolve().parent
+_OUT = Path(__file__).resolve().parents[2] / "docs" / "measurements" / "study"
 ALL = "all"
 
 
@@ -73,8 +74,8 @@ def command(plan: Sequence[Part]) -> click.Command:
     @click.option(
         "--out",
         type=PathOption(),
-        default=_HERE,
-        show_default="beside this script",
+        default=_OUT,
+        show_default="docs/measurements/study",
         help="Folder of tables and figures.",
     )
     def study(data: Path, jobs: int, tasks: Sequence[str], only: str, stage: str, log_dir: Path,

@@ -167,6 +167,21 @@ def test_an_existing_experiment_is_kept(tmp_path):
     assert (tmp_path / "mine" / "result.json").read_bytes() != before
 
 
+def test_an_experiment_without_a_name_gets_a_number_where_there_is_one(tmp_path):
+    args = [*QUICK, "--log_dir", tmp_path]
+    for _ in range(3):
+        result = run(*args)
+        assert result.exit_code == 0, result.output
+    names = sorted((path.name for path in tmp_path.iterdir()), key=len)
+    assert len(names) == 3
+    assert names == [names[0], f"{names[0]}_2", f"{names[0]}_3"]
+    assert f"there is an experiment {names[0]}: this one is {names[2]}" in result.output
+    # Who wants that one says so.
+    assert run(*args, "--overwrite").exit_code == 0
+    assert run(*args, "--resume").exit_code == 0
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_only_an_experiment_is_overwritten(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("precious")
@@ -290,12 +305,18 @@ def test_the_originals_name_of_the_range_decay_is_taken_and_told_of(tmp_path):
     assert outcome(tmp_path / "older") == outcome(tmp_path / "usual")
 
 
-def test_readme_lists_every_option():
-    readme = (ROOT / "README.md").read_text()
+def test_the_pages_of_options_are_what_the_options_say():
     assert [parameter.opts for parameter in train.params] == [p.opts for p in launch.params]
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from options_page import pages
+
+    made = pages()
+    for name, page in made.items():
+        assert (ROOT / "docs" / name).read_text() == page, "python scripts/options_page.py"
     for parameter in train.params:
-        for spelling in parameter.opts:
-            assert f"`{spelling}`" in readme, spelling
+        assert parameter.hidden == (f"`{parameter.opts[0]}`" not in made["options.md"])
+    for command in ("bench codec", "bytes", "plot curves", "predict", "report"):
+        assert f"## compsgd {command}\n" in made["commands.md"]
 
 
 def options_of(*args):

@@ -97,6 +97,24 @@ def test_histories_that_do_not_say_when():
             curves_figure([Run("a", old())], metric, x=x)
 
 
+def test_histories_that_do_not_say_when_are_drawn_over_what_they_tell():
+    for metric, place, values in (
+        ("batch_acc_hist", "evaluation", [0, 1, 2]),
+        ("avg_epoch_loss_hist", "epoch", [2, 1]),
+    ):
+        runs = [Run("a", old())]
+        for figure in (curves_figure(runs, metric), average_figure([("a", runs)], metric)):
+            assert figure.axes[0].get_xlabel() == place
+            assert points(figure) == ([*range(1, len(values) + 1)], values)
+    # Steps only where all tell them.
+    both = [Run("a", history()), Run("b", old())]
+    assert curves_figure(both, "batch_acc_hist").axes[0].get_xlabel() == "evaluation"
+    only = [Run("a", {"avg_epoch_acc_hist": [50.0, 60.0]})]
+    assert curves_figure(only, "avg_epoch_acc_hist").axes[0].get_xlabel() == "epoch"
+    with pytest.raises(CompsgdError, match="b: there is no metric test_acc_hist"):
+        curves_figure(both, "test_acc_hist")
+
+
 def test_a_mean_over_files_and_the_band_around_it():
     runs = [Run(str(shift), history(shift)) for shift in (0, 1, 5)]
     figure = average_figure([("cell", runs)], "batch_acc_hist")

@@ -87,8 +87,9 @@ def test_pictures_of_the_readme(tmp_path):
     assert set(finished.stdout.splitlines()) == set(map(str, drawn.values()))
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn.values())
     # All that the README shows, and nothing else lies beside them.
-    shown = set(re.findall(r"\]\(scripts/pictures/(.*?)\)", (ROOT / "README.md").read_text()))
-    assert set(drawn) == shown == {path.name for path in (SCRIPTS / "pictures").iterdir()}
+    pages = "".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
+    shown = set(re.findall(r"\]\((?:\.\./)?pictures/(.*?)\)", pages))
+    assert set(drawn) == shown == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
 
 
 @pytest.mark.heavy

@@ -1,6 +1,7 @@
 """Training loops that nobody here wrote, with voted gradients, and the script to copy."""
 
 import importlib.util
+import re
 import shutil
 import sys
 
@@ -11,7 +12,8 @@ from processes import HELPERS, ROOT, finish, run_command, started_command
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
 # Their warnings are theirs. Few rounds are not worth compiling for.
 QUIET = ["env", "PYTHONWARNINGS=ignore", "TORCH_COMPILE_DISABLE=1"]
-TRAIN_DDP = str(ROOT / "scripts" / "examples" / "train_ddp.py")
+EXAMPLES = ROOT / "scripts" / "examples"
+TRAIN_DDP = str(EXAMPLES / "train_ddp.py")
 
 
 def needs(package):
@@ -19,13 +21,22 @@ def needs(package):
     return pytest.mark.skipif(is_absent, reason=f"{package} is not installed")
 
 
+def losses_of(finished):
+    """The first and the last that an example prints."""
+    first, last = re.search(r"loss (\S+) -> (\S+)", finished.stdout).groups()
+    return float(first), float(last)
+
+
 @pytest.mark.heavy
 @needs("lightning")
 def test_lightning(tmp_path):
-    script = HELPERS / "rank_lightning.py"
-    finished = run_command(*QUIET, sys.executable, str(script), str(tmp_path))
+    finished = run_command(
+        *QUIET, sys.executable, str(EXAMPLES / "train_lightning.py"), "--out", str(tmp_path)
+    )
     assert finished.exit_code == 0, finished.stderr
-    assert finished.stdout.split()[:2] == ["steps", "24"]
+    first, last = losses_of(finished)
+    assert last < 0.4 < first
+    assert "steps                    24\n" in finished.stdout
 
 
 @pytest.mark.heavy
@@ -40,9 +51,23 @@ def test_accelerate():
 @needs("transformers")
 def test_trainer(tmp_path):
     """Hugging Face's, which accumulates gradients over two batches a step."""
-    finished = run_command(*QUIET, *TORCHRUN, str(HELPERS / "rank_trainer.py"), str(tmp_path))
+    finished = run_command(
+        *QUIET, *TORCHRUN, str(EXAMPLES / "train_trainer.py"), "--out", str(tmp_path)
+    )
     assert finished.exit_code == 0, finished.stderr
+    first, last = losses_of(finished)
+    assert last < 0.7 * first
     assert "steps                    40\n" in finished.stdout
+
+
+@pytest.mark.heavy
+def test_a_loop_of_ones_own():
+    finished = run_command(*QUIET, *TORCHRUN, str(EXAMPLES / "own_loop.py"))
+    assert finished.exit_code == 0, finished.stderr
+    correct, sent_bytes = finished.stdout.splitlines()
+    assert float(correct.split()[0]) > 93
+    sent, full = (int(word.replace(",", "")) for word in re.findall(r"[\d,]{4,}", sent_bytes))
+    assert 5 * sent < full
 
 
 @pytest.mark.heavy

@@ -133,7 +133,7 @@ def test_a_signal_to_any_process_ends_all_after_the_same_round(number, tmp_path)
     # Rank 0 ends because rank 1 was told to.
     assert exit_codes == [1, 128 + number]
     assert stderr.startswith("Error: interrupted in epoch ")
-    assert stderr.endswith("/3; a checkpoint is written, --resume goes on from it\n")
+    assert stderr.endswith("/3; a checkpoint is written, --exp_name x --resume goes on from it\n")
     assert stderr.count("\n") == 1
 
 

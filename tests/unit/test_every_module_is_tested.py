@@ -76,6 +76,8 @@ COVERED = {
     "workers/report/standard_output": ("commands/test_surroundings.py", "closed, full, left"),
     "workers/results/digests": ("commands/test_cli.py", "the digest of the weights"),
     "workers/results/experiment": ("commands/test_cli.py", "the folder of a run"),
+    "workers/results/finished": ("commands/test_report_command.py", "what a page is made of"),
+    "workers/results/page": ("commands/test_report_command.py", "all that is on it"),
     "workers/train/cell_format": ("commands/test_formats.py", "parts of a checkpoint"),
     "workers/train/recorder": ("commands/test_resuming.py", "what a checkpoint keeps"),
     "workers/train/buffers": ("distributed/test_parity.py", "alike for any number of processes"),

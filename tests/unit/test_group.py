@@ -24,11 +24,11 @@ def test_help_imports_nothing_that_takes_long():
     )
     *help_lines, imported = finished.stdout.splitlines()
     assert imported == "[]", finished.stderr
-    names = ["bench", "bytes", "plot", "predict", "train"]
-    assert [line.split()[0] for line in help_lines[-5:]] == names
+    names = ["bench", "bytes", "plot", "predict", "report", "train"]
+    assert [line.split()[0] for line in help_lines[-6:]] == names
 
 
-@pytest.mark.parametrize("name", ["bench", "bytes", "plot", "predict", "train"])
+@pytest.mark.parametrize("name", ["bench", "bytes", "plot", "predict", "report", "train"])
 def test_every_command_is_there(name):
     command = compsgd.get_command(click.Context(compsgd), name)
     assert isinstance(command, click.Command)

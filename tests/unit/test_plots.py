@@ -1,10 +1,22 @@
 """What the figures draw: lines, labels, limits and data, not pixels."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from compsgd.errors import CompsgdError
-from compsgd.plots import RatePoint, Run, agreement_figure, compression_figure, mean_majority_figure
+from compsgd.plots import (
+    RatePoint,
+    Run,
+    agreement_figure,
+    average_figure,
+    compression_figure,
+    curves_figure,
+    mean_majority_figure,
+    mean_usage_figure,
+    usages_figure,
+)
 from compsgd.plots.curves import X_LABELS, metric_label
 from compsgd.plots.experiment import (
     COSINE,
@@ -13,7 +25,6 @@ from compsgd.plots.experiment import (
     TEXT_CURVES,
     curve_figure,
     draw_experiment,
-    usage_figure,
 )
 
 EPOCHS, STEPS = 2, 6
@@ -70,6 +81,7 @@ def test_curves_in_one_axis(plot):
     (legend,) = figure.legends
     figure.draw_without_rendering()
     assert legend.get_window_extent().y1 <= axis.get_tightbbox().y0
+    assert_nothing_is_clipped(figure)
 
 
 @pytest.mark.parametrize("plot", CURVES, ids=lambda plot: plot.file_name)
@@ -78,10 +90,91 @@ def test_curves_in_an_axis_each(plot):
     shown = [axis for axis in figure.axes if axis.axison]
     assert [axis.get_title() for axis in shown] == list(LABELS.values())
     assert [len(axis.lines) for axis in shown] == [1] * len(CELLS)
+    # Side by side they have one scale, and say once what it is.
+    assert len({axis.get_ylim() for axis in shown}) == 1
+    assert len({axis.get_xlim() for axis in shown}) == 1
+    values = [value for axis in shown for line in axis.lines for value in line.get_ydata()]
+    assert shown[0].get_ylim()[0] <= min(values) <= max(values) <= shown[0].get_ylim()[1]
+    assert {" ".join(axis.get_xlabel().split()) for axis in shown} == {X_LABELS[plot.x]}
+    assert [axis.get_ylabel() for axis in shown] == [metric_label(plot.metric), "", ""]
+    assert_nothing_is_clipped(figure)
+
+
+SWEEP = {
+    (lr, decay): history(10 * lr) | {"bytes_sent_hist": [123_456_789] * STEPS}
+    for lr in (0.0001, 0.0003, 0.001)
+    for decay in (0.5, 0.99)
+}
+SWEEP_LABELS = {(lr, decay): f"lr {lr:g}, decay {decay:g}" for lr, decay in SWEEP}
+LONG_TITLE = "compressed_sgd_vote, vanilla_cnn on FashionMNIST, 3 bits, 4 workers, batches of 512"
+
+
+@pytest.mark.parametrize("plot", CURVES, ids=lambda plot: plot.file_name)
+@pytest.mark.parametrize("one_axis", [True, False])
+def test_a_sweep_of_six_cells_fits_its_figure(plot, one_axis):
+    figure = curve_figure(SWEEP, SWEEP_LABELS, plot, LONG_TITLE, one_axis)
+    assert_nothing_is_clipped(figure)
+    rows = {}
+    for axis in figure.axes:
+        names = [one for one in axis.get_xticklabels() if one.get_visible() and one.get_text()]
+        rows.setdefault(round(axis.get_position().y0, 3), []).extend(
+            one.get_window_extent() for one in names
+        )
+    for row in rows.values():
+        boxes = sorted(row, key=lambda box: box.x0)
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+
+
+def assert_nothing_is_clipped(figure):
+    figure.draw_without_rendering()
+    page, whole = figure.get_tightbbox(), figure.bbox_inches
+    assert page.x0 >= -0.01
+    assert page.y0 >= -0.01
+    assert page.x1 <= whole.x1 + 0.01
+    assert page.y1 <= whole.y1 + 0.01
+
+
+@pytest.mark.parametrize("num_bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_a_legend_of_levels_fits_its_figure(num_bits, count):
+    runs = [
+        Run(f"experiment_{i}, lr 0.0001, decay 0.{i}", {"bin_usage": np.ones((4, 2**num_bits + 1))})
+        for i in range(count)
+    ]
+    assert_nothing_is_clipped(usages_figure(runs, title=LONG_TITLE))
+
+
+def test_legends_and_titles_of_any_length_fit():
+    for words in (
+        "short",
+        "a label of many words " * 4,
+        "one_word_that_never_ends" * 5,
+        "mmm " * 30,
+    ):
+        runs = [Run(f"{words}{i}", history()) for i in range(7)]
+        assert_nothing_is_clipped(curves_figure(runs, "test_acc_hist", title=words))
+
+
+def test_of_one_epoch_the_ticks_are_whole_numbers():
+    one = history() | {"avg_epoch_acc_hist": [50.0]}
+    for figure in (
+        curves_figure([Run("a", one)], "avg_epoch_acc_hist", x="epochs"),
+        average_figure([("a", [Run("a", one)])], "avg_epoch_acc_hist", x="epochs"),
+    ):
+        (axis,) = figure.axes
+        low, high = axis.get_xlim()
+        assert [tick for tick in axis.get_xticks() if low <= tick <= high] == [1]
+
+
+def usage_of(cells):
+    return usages_figure([Run(LABELS[cell], one) for cell, one in cells.items()], title="run")
+
+
+COUNTED = {cell: one for cell, one in CELLS.items() if one["bin_usage"].ndim == 2}
 
 
 def test_usage_is_stacked_to_all_elements():
-    figure = usage_figure(CELLS, LABELS, "run", one_axis=False)
+    figure = usage_of(COUNTED)
     shown = [axis for axis in figure.axes if axis.axison]
     assert [axis.get_title() for axis in shown] == ["lr 0.1", "lr 0.2"]
     top = shown[0].collections[-1].get_paths()[0].vertices
@@ -96,27 +189,32 @@ def test_usage_is_stacked_to_all_elements():
 @pytest.mark.parametrize("num_bits", [5, 8])
 def test_a_legend_of_many_levels_names_a_few(num_bits):
     many = history() | {"bin_usage": np.ones((STEPS, 2**num_bits + 1))}
-    figure = usage_figure({(0.1, 1.0): many}, LABELS, "run", one_axis=False)
+    figure = usage_of({(0.1, 1.0): many})
     largest = 2 ** (num_bits - 1)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [int(name) for name in names] == [-largest, -largest // 2, 0, largest // 2, largest]
 
 
 def test_usage_in_one_axis_is_a_line_a_cell():
-    figure = usage_figure(CELLS, LABELS, "run", one_axis=True)
+    figure = mean_usage_figure([Run(LABELS[cell], one) for cell, one in COUNTED.items()])
     lines = figure.axes[0].lines
     assert [line.get_label() for line in lines] == ["lr 0.1", "lr 0.2"]
     assert lines[0].get_ydata().tolist() == [25, 0, 0, 0, 0, 0, 0, 0, 75]
 
 
-def test_usage_that_was_not_counted_says_so():
-    figure = usage_figure({(0.1, 1.0): history(counted=False)}, LABELS, "run", one_axis=False)
-    assert "not counted" in figure.axes[0].texts[0].get_text()
+def test_there_is_no_figure_of_what_was_not_counted_or_has_no_values(tmp_path):
+    nothing = {"batch_loss_hist": [], "batch_acc_hist": [], "batch_step_hist": []}
+    bare = history(counted=False) | nothing
+    paths = draw_experiment({(0.1, 1.0): bare}, LABELS, tmp_path, title="run", one_axis=True)
+    names = {path.name for path in paths}
+    assert not names & {"bin_usage.png", "batch_loss.png", "batch_acc.png", "cosine.png"}
+    assert "avg_epoch_loss.png" in names
+    assert sorted(paths) == sorted(tmp_path.iterdir())
 
 
 def test_many_steps_are_averaged():
     long = history() | {"bin_usage": np.tile([1, 0, 3], (10_001, 1))}
-    figure = usage_figure({(0.1, 1.0): long}, LABELS, "run", one_axis=False)
+    figure = usage_of({(0.1, 1.0): long})
     (axis,) = figure.axes
     assert len(axis.collections[0].get_paths()[0].vertices) < 2000
     assert axis.get_xlim() == (0, 10_001)
@@ -188,13 +286,32 @@ def test_agreement_is_stacked_by_the_size_of_the_majority():
             first = band[band[:, 0] == 0]
             assert sorted({round(y, 9) for y in first[:, 1]}) == bounds
         assert (axis.get_xlim(), axis.get_ylim()) == ((0, 30), (0, 100))
-        assert (axis.get_xlabel(), axis.get_ylabel()) == ("step", "elements (%)")
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         "majority of 2", "majority of 3", "majority of 4"
     ]  # fmt: skip
+    assert [axis.get_xlabel() for axis in shown] == ["step"] * 2
+    assert [axis.get_ylabel() for axis in shown] == ["elements (%)", ""]
     figure.draw_without_rendering()
     assert legend.get_window_extent().y1 <= min(a.get_tightbbox().y0 for a in shown)
+    assert_nothing_is_clipped(figure)
+
+
+@pytest.mark.parametrize("draw", [agreement_figure, mean_majority_figure])
+def test_rounds_in_which_fewer_workers_vote_are_left_out_and_told_of(draw):
+    striped = np.insert(AGREEMENT, [1, 3], [0.0, 0.5, 0.5, 0.0], axis=0)
+    figure = draw([Run("a", diagnosed(striped))], title="t")
+    note = "without 2 of 5 rounds, in which fewer workers had a batch"
+    assert " ".join(figure.get_suptitle().split()) == f"t {note}"
+    (axis,) = figure.axes
+    if draw is mean_majority_figure:
+        assert axis.lines[0].get_xdata().tolist() == [10, 30, 40]
+    else:
+        assert {x for band in axis.collections for x, _ in band.get_paths()[0].vertices} == {
+            0, 10, 30, 40,
+        }  # fmt: skip
+    assert_nothing_is_clipped(figure)
+    assert "without" not in draw([Run("a", diagnosed())], title="t").get_suptitle()
 
 
 def test_agreement_in_one_axis_is_the_mean_majority():
@@ -203,7 +320,7 @@ def test_agreement_in_one_axis_is_the_mean_majority():
     assert [line.get_label() for line in axis.lines] == ["a", "b"]
     assert axis.lines[0].get_xdata().tolist() == [10, 20, 30]
     assert axis.lines[0].get_ydata() == pytest.approx([2.7, 3.5, 4.0])
-    assert axis.get_ylabel() == "mean majority (ballots of an element)"
+    assert axis.get_ylabel() == "mean majority (ballots)"
 
 
 def test_thousands_of_diagnoses_of_many_workers():
@@ -236,6 +353,11 @@ def test_the_direction_of_the_update():
     assert axis.lines[0].get_xdata().tolist() == [10, 20, 30]
     assert axis.lines[0].get_ydata() == pytest.approx([0.9, 0.8, 0.7])
     assert axis.get_ylabel() == "cosine to the mean gradient"
+    # All that a cosine may be: what is cut off makes little look like much.
+    assert axis.get_ylim() == (0, 1)
+    against = diagnosed() | {"cosine_hist": [0.2, -0.1, 0.1]}
+    figure = curve_figure({(0.1, 1.0): against}, LABELS, COSINE, "run", one_axis=True)
+    assert figure.axes[0].get_ylim() == (-1, 1)
 
 
 @pytest.mark.parametrize("one_axis", [True, False])
@@ -257,10 +379,3 @@ def test_a_curve_of_thousands_of_steps_is_thinned():
     (line,) = figure.axes[0].lines
     assert len(line.get_xdata()) == 1000
     assert line.get_xdata()[0] == pytest.approx(3.0)
-
-
-def test_a_curve_without_values_is_an_empty_axis():
-    plot = next(plot for plot in CURVES if plot.file_name == "batch_loss.png")
-    empty = history() | {"batch_loss_hist": [], "batch_step_hist": []}
-    figure = curve_figure({(0.1, 1.0): empty}, LABELS, plot, "run", one_axis=True)
-    assert not figure.axes[0].lines

@@ -111,8 +111,8 @@ def run_examples(name):
 @each_public
 def test_there_is_an_example(name):
     docs = PUBLIC[name].__doc__ or ""
-    assert has_part(docs, "Example")
-    assert ">>>" in docs.partition("Example:")[2]
+    assert has_part(docs, "Examples")
+    assert ">>>" in docs.partition("Examples:")[2]
 
 
 @each_public

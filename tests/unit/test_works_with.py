@@ -11,9 +11,9 @@ PAGES = ROOT / "docs" / "works_with"
 SOURCES = {
     "accelerate": HELPERS / "rank_accelerate.py",
     "fsdp2": ROOT / "scripts" / "examples" / "train_fsdp2.py",
-    "lightning": HELPERS / "rank_lightning.py",
+    "lightning": ROOT / "scripts" / "examples" / "train_lightning.py",
     "ray": HELPERS / "ray_trains.py",
-    "trainer": HELPERS / "rank_trainer.py",
+    "trainer": ROOT / "scripts" / "examples" / "train_trainer.py",
 }
 
 

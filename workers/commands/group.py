@@ -56,6 +56,7 @@ _LATER = {
     "predict": Later(
         f"{_HERE}.predict_command", "predict_command", "What a step would take on a network."
     ),
+    "report": Later(f"{_HERE}.report_command", "report", "An experiment as one page of HTML."),
     "train": Later(f"{_HERE}.cli", "train", "Train a model with N workers in one process."),
 }
 

@@ -17,7 +17,7 @@ from compsgd.workers.report.tables import format_table
 Key = tuple[float, float]
 _FILE_NAME = "histories.pkl"
 _ENDINGS = (".png", ".pdf", ".svg")
-_X_AXES = ("steps", "epochs", "seconds", "bytes")
+_X_AXES = ("steps", "epochs", "seconds", "bytes", "evaluations")
 _SETTINGS = {"token_normalize_func": normalise, "max_content_width": 100}
 
 
@@ -145,11 +145,9 @@ def _draw(path: Path, figure_of: Callable[..., Any], *args: Any, **settings: Any
     from compsgd.plots import save_figure
 
     try:
-        figure = figure_of(*args, **settings)
+        click.echo(save_figure(figure_of(*args, **settings), path))
     except CompsgdError as error:
         raise UsageError(str(error)) from error
-    try:
-        click.echo(save_figure(figure, path))
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from error
     except ValueError as error:  # a formula in $ that is none
@@ -194,7 +192,9 @@ _OUT = click.option("--out", type=PathOption(), required=True,
 _TITLE = click.option("--title", default="", help="Above the figure.")
 _LINE_OPTIONS = [
     click.option("--metric", required=True, help="What is drawn; compsgd plot list names them."),
-    click.option("--x", type=click.Choice(_X_AXES), default="steps", show_default=True),
+    click.option("--x", type=click.Choice(_X_AXES), default=None,
+                 show_default="steps, or what FILES tell",
+                 help="What the metric is drawn over; bytes are those that a worker sent."),
     click.option("--x_label", default=None, help="In place of the usual."),
     click.option("--y_label", default=None, help="In place of the usual."),
     click.option("--steps_between", type=IntegerRange(min=1), default=None,

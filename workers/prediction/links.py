@@ -34,7 +34,7 @@ def parse_rate(text: str) -> float:
     Raises:
         UsageError: it is no rate.
 
-    Example:
+    Examples:
         >>> from compsgd.workers.prediction.links import parse_rate
         >>> parse_rate("2.5gbit")
         2500000000.0

@@ -24,7 +24,7 @@ def finish_s(jobs: Sequence[Sequence[Stage]]) -> float:
     Args:
         jobs: the stages of each.
 
-    Example:
+    Examples:
         >>> from compsgd.workers.prediction.pipeline import Stage, finish_s
         >>> job = [Stage("core", 2.0), Stage("link", 3.0)]
         >>> finish_s([job, job])  # the second one is coded while the first one travels

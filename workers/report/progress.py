@@ -1,5 +1,6 @@
 """What a person sees of a run while it goes on: one bar, or plain lines without a terminal."""
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,10 @@ from compsgd.workers.train.measures import Measure
 from compsgd.workers.train.scores import BatchScore, Score
 
 _LINE_INTERVAL_S = 10.0
+# In characters.
+_WIDE_LINE, _WIDE_BAR, _NARROW_BAR = 100, 20, 10
+# What click writes around the bar: brackets, percent, and a time to come of up to days.
+_AROUND_BAR = len("  []  100%  99d 00:00:00  ")
 
 
 class Step(NamedTuple):
@@ -138,7 +143,7 @@ class Lines:
     def epoch(
         self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer
     ) -> None:
-        parts = [self._score("training", train)]
+        parts = [self._score("running train", train)]
         if test is not None:
             parts.append(self._score("test", test))
         self._say(f"epoch {epoch + 1}: {'; '.join(parts)}")
@@ -157,13 +162,15 @@ class Bar:
     def __init__(self, cell_name: str, duration: Duration, measure: Measure) -> None:
         self._duration = duration
         self._measure = measure
+        width = _WIDE_BAR if shutil.get_terminal_size().columns >= _WIDE_LINE else _NARROW_BAR
         self._bar: Any = click.progressbar(
             length=duration.num_rounds,
             label=cell_name,
             item_show_func=lambda item: item,
-            width=20,
+            width=width,
             update_min_steps=max(1, duration.num_rounds // 2000),
         )
+        self._taken = len(cell_name) + width + _AROUND_BAR
         self._test = ""
 
     def __enter__(self) -> "Bar":
@@ -182,19 +189,33 @@ class Bar:
         self._bar.update(epoch * self._duration.rounds_per_epoch + round_)
 
     def step(self, step: Step, optimizer: RoundOptimizer) -> None:
-        num_rounds = self._duration.rounds_of(step.epoch)
-        place = (
-            f"epoch {step.epoch + 1}/{self._duration.num_epochs} "
-            f"round {step.round_ + 1}/{num_rounds}"
-        )
-        self._bar.update(1, f"{place} {_describe(step, self._measure)}{self._test}")
+        parts = [f"epoch {step.epoch + 1}/{self._duration.num_epochs}"]
+        if step.score is not None:
+            parts.append(f"loss {step.score.loss:.4f}")
+        if self._test:
+            parts.append(self._test)
+        if step.score is not None:
+            parts.append(self._measure.text(step.score, digits=1))
+        parts.append(f"{step.num_bytes:,} B/step")
+        self._bar.update(1, self._fitting(parts))
 
     def evaluating(self, split: str) -> None:
-        self._bar.current_item = f"evaluating on the {split} set"
+        self._bar.current_item = self._fitting([f"evaluating {split} set"])
         self._bar.render_progress()
 
     def tested(self, test: Score, optimizer: RoundOptimizer) -> None:
-        self._test = f" test {self._measure.number(test)}"
+        self._test = f"test {self._measure.number(test)}"
+
+    def _fitting(self, parts: Sequence[str]) -> str:
+        """As many of them as the line has room for: one that wraps fills the screen."""
+        room = shutil.get_terminal_size().columns - self._taken
+        shown = ""
+        for part in parts:
+            longer = f"{shown}, {part}" if shown else part
+            if len(longer) > room:
+                break
+            shown = longer
+        return shown
 
     def epoch(
         self, epoch: int, train: Score, test: Score | None, optimizer: RoundOptimizer

@@ -1,6 +1,9 @@
 """Plain text tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from compsgd.workers.train.measures import Column, format_number
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -23,3 +26,28 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(map(line, (head, rule, *rows)))
+
+
+def result_table(
+    cells: Sequence[Mapping[str, Any]],
+    labels: Mapping[tuple[float, float], str],
+    columns: Sequence[Column],
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of what a run has come to.
+
+    Args:
+        cells: as in result.json.
+        labels: what each is called, by learning rate and decay.
+        columns: which scores are shown.
+    """
+    head = ["cell", *(one.head for one in columns), "bytes/worker/step", "compression", "seconds"]
+    return head, [
+        [
+            labels[cell["lr"], cell["decay"]],
+            *(format_number(cell[column.result], column.digits) for column in columns),
+            f"{cell['bytes_per_worker_and_step']:,.0f}",
+            "-" if cell["compression_rate"] is None else f"{cell['compression_rate']:.2f}x",
+            f"{cell['seconds']:.1f}",
+        ]
+        for cell in cells
+    ]

@@ -1,11 +1,13 @@
 """The folder that an experiment leaves behind, and the table at its end."""
 
+import itertools
 import json
 import logging
 import math
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,23 +23,39 @@ from compsgd.history import Histories, write_histories
 from compsgd.kinds import Kind
 from compsgd.strict_json import read_json
 from compsgd.workers.failures import RunError, UsageError
-from compsgd.workers.options import Options
+from compsgd.workers.options import Cell, Options
 from compsgd.workers.report.progress import cell_file_name, cell_name
-from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tables import format_table, result_table
 from compsgd.workers.report.tensorboard import FOLDER as TENSORBOARD
 from compsgd.workers.report.tracker import FOLDER as TRACKER
 from compsgd.workers.results.digests import versions, weights_sha256
+from compsgd.workers.results.finished import CONFIG_NAME, HISTORIES_NAME, RESULT_NAME
 from compsgd.workers.results.formats import CONFIG, read_checked, result_format
 from compsgd.workers.results.metrics_file import write_metrics
 from compsgd.workers.results.one_writer import LOCK, OneWriter
 from compsgd.workers.train.checkpoint import FOLDER, State
-from compsgd.workers.train.measures import format_number, measure_of
+from compsgd.workers.train.measures import measure_of
 from compsgd.workers.train.training import CellResult
 
 log = logging.getLogger("compsgd")
 
-_CONFIG, _RESULT, _WEIGHTS = "config.json", "result.json", "weights"
-_HISTORIES, _METRICS = "histories.pkl", "metrics.csv"
+_WEIGHTS, _METRICS = "weights", "metrics.csv"
+
+
+def free_name(options: Options, launcher: str | None) -> str:
+    """The name that the options make, or with the first number behind it of which there is no
+    experiment yet.
+
+    Args:
+        launcher: whose own experiment counts as free: it goes on with it.
+    """
+    usual = options.folder_name()
+    for number in itertools.count(1):
+        name = usual if number == 1 else f"{usual}_{number}"
+        one = Experiment(replace(options, exp_name=name))
+        if not one.path.exists() or (launcher is not None and one.is_started_by(launcher)):
+            return name
+    raise AssertionError("there is no last number")
 
 
 class Experiment:
@@ -84,7 +102,7 @@ class Experiment:
     def is_started_by(self, launcher: str) -> bool:
         """Whether the folder is one that this launcher's processes have made."""
         try:
-            config = read_checked(self.path / _CONFIG, CONFIG)
+            config = read_checked(self.path / CONFIG_NAME, CONFIG)
         except (OSError, RunError):
             return False
         return bool(config["run"].get("launcher") == launcher)
@@ -109,7 +127,7 @@ class Experiment:
     def _options_then(self) -> dict[str, str] | None:
         """The lasting options that config.json has; None where it was not written yet."""
         try:
-            found: dict[str, str] = read_checked(self.path / _CONFIG, CONFIG)["lasting"]
+            found: dict[str, str] = read_checked(self.path / CONFIG_NAME, CONFIG)["lasting"]
         except FileNotFoundError:
             return None
         return found
@@ -117,7 +135,7 @@ class Experiment:
     def read_results(self) -> bool:
         """Whether this experiment is finished; its results are then those of its files."""
         try:
-            self._cells = read_checked(self.path / _RESULT, self._result_format)["cells"]
+            self._cells = read_checked(self.path / RESULT_NAME, self._result_format)["cells"]
         except FileNotFoundError:
             return False
         if self.is_finished:
@@ -173,7 +191,7 @@ class Experiment:
             self.path.mkdir(parents=True, exist_ok=True)
             was_there = self._writer.is_taken
             self._writer.take()
-            if not was_there and (self.path / _CONFIG).exists():
+            if not was_there and (self.path / CONFIG_NAME).exists():
                 raise UsageError(f"another run has made {self.path} in the meantime")
             _clear(self.path)
             self._write_config(environment)
@@ -185,7 +203,7 @@ class Experiment:
 
     def discard(self) -> None:
         """Takes the folder away again, of a run that has not begun."""
-        begun = (self.path / name for name in (_HISTORIES, FOLDER))
+        begun = (self.path / name for name in (HISTORIES_NAME, FOLDER))
         if not any(one.exists() for one in begun):
             shutil.rmtree(self.path, ignore_errors=True)
 
@@ -200,7 +218,7 @@ class Experiment:
             "run": environment,
             "versions": versions(),
         }
-        self._write_json(_CONFIG, content, CONFIG)
+        self._write_json(CONFIG_NAME, content, CONFIG)
 
     def save(self, result: CellResult, ledger: Ledger) -> None:
         """Adds a finished cell: weights, histories, plots, result.json, in this order, each
@@ -210,7 +228,7 @@ class Experiment:
             with atomic_write(weights) as file:
                 torch.save(result.weights, file)
             self._histories[result.cell] = result.history
-            write_histories(self.path / _HISTORIES, self._histories)
+            write_histories(self.path / HISTORIES_NAME, self._histories)
             write_metrics(self.path / _METRICS, self._histories)
         except (OSError, RuntimeError) as error:
             raise RunError(f"cannot write the results to {self.path}: {error}") from error
@@ -218,7 +236,7 @@ class Experiment:
         self._cells.append(self._summary(result, weights))
         traffic = {purpose.value: flow.sent_bytes for purpose, flow in ledger.wire.items()}
         content = {"cells": self._cells, "process_0_bytes_sent": traffic}
-        self._write_json(_RESULT, content, self._result_format)
+        self._write_json(RESULT_NAME, content, self._result_format)
 
     def _draw_if_possible(self) -> None:
         """Figures are only wanted; `compsgd plot` draws them from the histories at any time."""
@@ -229,16 +247,18 @@ class Experiment:
             log.warning("the figures in %s cannot be drawn: %s", self.path, reason)
 
     def _draw(self) -> None:
-        labels = {cell: cell_name(cell, self._options.has_range) for cell in self._histories}
         from compsgd.plots import draw_experiment  # matplotlib: a second, on one process
 
         self.plots = draw_experiment(
             self._histories,
-            labels,
+            self._labels(),
             self.path,
             title=self._title(),
             one_axis=self._options.one_plot_optimizer,
         )
+
+    def _labels(self) -> dict[Cell, str]:
+        return {cell: cell_name(cell, self._options.has_range) for cell in self._options.cells()}
 
     def _title(self) -> str:
         options = self._options
@@ -249,19 +269,7 @@ class Experiment:
 
     def table(self) -> str:
         """Per cell: accuracies, or losses and perplexities, bytes, compression rate, time."""
-        columns = self._measure.columns
-        measured = [column.head for column in columns]
-        head = ["cell", *measured, "bytes/worker/step", "compression", "seconds"]
-        rows = [
-            [
-                cell_name((cell["lr"], cell["decay"]), self._options.has_range),
-                *(format_number(cell[column.result], column.digits) for column in columns),
-                f"{cell['bytes_per_worker_and_step']:,.0f}",
-                "-" if cell["compression_rate"] is None else f"{cell['compression_rate']:.2f}x",
-                f"{cell['seconds']:.1f}",
-            ]
-            for cell in self._cells
-        ]
+        head, rows = result_table(self._cells, self._labels(), self._measure.columns)
         lines = [format_table(head, rows)]
         sat_out = sum(cell["num_non_finite"] for cell in self._cells)
         if sat_out:
@@ -331,15 +339,15 @@ def _why_foreign(path: Path) -> str:
     if not path.is_dir():
         return "is no folder"
     own = {
-        _CONFIG, _HISTORIES, _METRICS, _RESULT, _WEIGHTS, FOLDER, TENSORBOARD, TRACKER, LOCK,
-        *_plot_names(),
+        CONFIG_NAME, HISTORIES_NAME, RESULT_NAME, _METRICS, _WEIGHTS, FOLDER, TENSORBOARD,
+        TRACKER, LOCK, *_plot_names(),
     }  # fmt: skip
     names = {entry.name for entry in path.iterdir() if not _is_left_over(entry, own)}
     others = sorted(names - own)
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         return f"holds {others[0]}{more}, which is of no experiment of compsgd"
-    reason = _why_not_own(path / _CONFIG)
+    reason = _why_not_own(path / CONFIG_NAME)
     if not reason or _is_empty(path, own):
         return ""
     return f"is no experiment of compsgd ({reason})"
@@ -387,7 +395,7 @@ def _clear(path: Path) -> None:
     clear_left_overs(path)
     for weights in (path / _WEIGHTS).glob("*.pt"):
         weights.unlink()
-    for name in (_HISTORIES, _METRICS, _RESULT, *_plot_names()):
+    for name in (HISTORIES_NAME, _METRICS, RESULT_NAME, *_plot_names()):
         (path / name).unlink(missing_ok=True)
 
 

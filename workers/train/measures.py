@@ -51,15 +51,15 @@ class Measure(NamedTuple):
 
 ACCURACY = Measure(
     "acc", "accuracy", " %", lambda score: score.accuracy,
-    (Column("train acc %", "train_acc", 2), Column("test acc %", "test_acc", 2)),
+    (Column("final train acc %", "train_acc", 2), Column("final test acc %", "test_acc", 2)),
 )  # fmt: skip
 PERPLEXITY = Measure(
     "perplexity", "perplexity", "", lambda score: score.perplexity,
     (
-        Column("train loss (nats)", "train_loss", 4),
-        Column("test loss (nats)", "test_loss", 4),
-        Column("train perplexity", "train_perplexity", 2),
-        Column("test perplexity", "test_perplexity", 2),
+        Column("final train loss (nats)", "train_loss", 4),
+        Column("final test loss (nats)", "test_loss", 4),
+        Column("final train perplexity", "train_perplexity", 2),
+        Column("final test perplexity", "test_perplexity", 2),
     ),
 )  # fmt: skip
 

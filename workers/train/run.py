@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from compsgd.comm.group.process_group import Network, connect
 from compsgd.comm.group.rank_info import RankInfo
 from compsgd.comm.group.store import Store, open_store
 from compsgd.comm.traffic.ledger import Flow, Purpose
-from compsgd.kinds import Flag, Kind
+from compsgd.kinds import TEXT, Flag, Kind
 from compsgd.startup import announce
 from compsgd.workers.data.datasets import dataset_of
 from compsgd.workers.data.splits import Dataset
@@ -47,7 +48,7 @@ from compsgd.workers.report.tracker import FOLDER as TRACKER
 from compsgd.workers.report.tracker import OPTION as TRACK
 from compsgd.workers.report.tracker import TrackedRun, Tracker, check_tracker
 from compsgd.workers.results.digests import shapes_sha256, versions, weights_sha256
-from compsgd.workers.results.experiment import Experiment, check_unchanged
+from compsgd.workers.results.experiment import Experiment, check_unchanged, free_name
 from compsgd.workers.train import checkpoint
 from compsgd.workers.train.cell_format import SharedFormat, is_in_cell, worker_format
 from compsgd.workers.train.checkpoint import Loaded, State
@@ -89,6 +90,8 @@ def run(options: Options, rank_info: RankInfo) -> None:
             with connect(
                 rank_info, store, options.num_workers, backend, options.vote.timeout_s, device
             ) as network:
+                check_agreement(network.bookkeeping, options.shared())
+                options = _named(options, network, rank_info)
                 run_ = _Run(options, rank_info, device, network)
                 try:
                     run_.to_the_end(store, watchdog)
@@ -122,7 +125,6 @@ class _Run:
         self._experiment.release()
 
     def to_the_end(self, store: Store | None, watchdog: Watchdog) -> None:
-        check_agreement(self._peers, self._options.shared())
         is_resumed = self._options.resume or self._is_started_again()
         found = self._find_checkpoint() if is_resumed else None
         if is_resumed and found is None and self._is_finished():
@@ -323,6 +325,22 @@ class _Run:
         except RunError:
             self._experiment.discard()
             raise
+
+
+def _named(options: Options, network: Network, rank_info: RankInfo) -> Options:
+    """With a number behind the name that the settings make, where there is such an experiment."""
+    if options.exp_name is not None or options.resume or options.overwrite:
+        return options
+
+    def find_name() -> str:
+        return free_name(options, _launcher() if rank_info.attempt > 0 else None)
+
+    usual, name = options.folder_name(), on_rank_0(network.bookkeeping, find_name, _FAILURES, TEXT)
+    if name == usual:
+        return options
+    if rank_info.rank == 0:
+        click.echo(f"there is an experiment {usual}: this one is {name}")
+    return replace(options, exp_name=name)
 
 
 def _launcher() -> str:

@@ -56,7 +56,7 @@ def read_tensor_file(content: bytes) -> dict[Any, Any]:
     Raises:
         DamagedDataError: it is none, or holds anything else.
 
-    Example:
+    Examples:
         >>> import io, torch
         >>> from compsgd.workers.train.tensor_file import read_tensor_file
         >>> file = io.BytesIO()

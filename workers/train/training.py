@@ -314,9 +314,11 @@ class CellTraining:
         self._save(self)
         position = self._position
         num_rounds = self._duration.rounds_of(position.epoch)
+        name = self._options.exp_name
+        named = f"--exp_name {name} " if name else ""
         raise InterruptedRunError(
             f"interrupted in epoch {position.epoch + 1} after round {position.round_}/"
-            f"{num_rounds}; a checkpoint is written, --resume goes on from it",
+            f"{num_rounds}; a checkpoint is written, {named}--resume goes on from it",
             self._stopping.signal_number,
         )
 

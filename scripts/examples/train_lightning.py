@@ -1,7 +1,13 @@
-"""A Lightning user's script: only the strategy's arguments know of compsgd."""
+"""Lightning with voted gradients: only the strategy's arguments know of compsgd.
 
+pip install lightning
+python scripts/examples/train_lightning.py
+
+A small network learns whether numbers add up to more than 0, in two processes on CPUs.
+"""
+
+import argparse
 import logging
-import sys
 
 import lightning
 import torch
@@ -18,14 +24,16 @@ class Module(lightning.LightningModule):
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+        self.losses = []
 
     def training_step(self, batch, _):
         images, labels = batch
         loss = nn.functional.cross_entropy(self.net(images), labels)
-        self.last_loss = loss.detach()
+        self.losses.append(loss.item())
         return loss
 
     def configure_optimizers(self):
+        # Momentum is in the vote, and so not in Adam.
         return torch.optim.AdamW(self.parameters(), lr=0.01, betas=(0.0, 0.99))
 
 
@@ -37,6 +45,10 @@ class Strategy(DDPStrategy):
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--out", default=".", help="Lightning's folder.")
+    asked = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     images = torch.randn(512, 8, generator=torch.Generator().manual_seed(1))
     labels = (images.sum(1) > 0).long()
@@ -47,12 +59,11 @@ if __name__ == "__main__":
     )  # fmt: skip
     strategy = Strategy(ddp_comm_state=state, ddp_comm_hook=vote_hook)
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=2, max_epochs=3, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=sys.argv[1],
-        strategy=strategy,
+        accelerator="cpu", devices=2, max_epochs=asked.epochs, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=asked.out, strategy=strategy,
     )  # fmt: skip
     trainer.fit(module, DataLoader(TensorDataset(images, labels), 32))
-    assert state.ledger.num_steps == 3 * 8
-    assert module.last_loss < 0.4
     if trainer.is_global_zero:
+        print(f"loss {module.losses[0]:.3f} -> {module.losses[-1]:.3f}")
         print(state.summary())

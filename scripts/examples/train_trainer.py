@@ -1,6 +1,12 @@
-"""A Trainer user's script, of Hugging Face's Transformers: a callback more."""
+"""Hugging Face's Trainer with voted gradients: a callback more.
 
-import sys
+pip install transformers accelerate
+torchrun --nproc_per_node 2 scripts/examples/train_trainer.py
+
+A small GPT-2 learns sequences of numbers that go up by a constant.
+"""
+
+import argparse
 
 import torch
 from torch.utils.data import Dataset
@@ -13,8 +19,6 @@ from transformers import (
 )
 
 from compsgd.comm import register_vote_hook
-
-NUM_STEPS = 40
 
 
 class Counting(Dataset):
@@ -39,8 +43,13 @@ class Vote(TrainerCallback):
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--out", default="trainer_output", help="Trainer's folder.")
+    asked = parser.parse_args()
+    # Momentum is in the vote, and so not in Adam; gradients of two batches make a vote.
     arguments = TrainingArguments(
-        output_dir=sys.argv[1], use_cpu=True, ddp_backend="gloo", max_steps=NUM_STEPS,
+        output_dir=asked.out, use_cpu=True, ddp_backend="gloo", max_steps=asked.steps,
         per_device_train_batch_size=8, gradient_accumulation_steps=2, learning_rate=3e-3,
         adam_beta1=0.0, adam_beta2=0.99, logging_steps=10, save_strategy="no", report_to=[],
         disable_tqdm=True, seed=0,
@@ -52,8 +61,7 @@ if __name__ == "__main__":
         GPT2LMHeadModel(config), arguments, train_dataset=Counting(), callbacks=[vote]
     )
     trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert vote.votes.ledger.num_steps == NUM_STEPS, "gradients that accumulate are voted on once"
-    assert losses[-1] < 0.7 * losses[0], losses
     if trainer.is_world_process_zero():
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        print(f"loss {float(losses[0]):.3f} -> {float(losses[-1]):.3f}")
         print(vote.votes.summary())
