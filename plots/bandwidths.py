@@ -4,7 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from compsgd.plots.style import add_legend, in_paper_style, line_style, new_figure
+from compsgd.plots.style import (
+    add_legend,
+    in_paper_style,
+    line_style,
+    new_figure,
+    show_plain_numbers,
+)
 
 _PER_SECOND = 1e9
 
@@ -31,6 +37,7 @@ def bandwidth_figure(
         axis.plot(rates, [1e3 * seconds for _, seconds in points], label=name, **line_style(index))
     axis.set_xscale("log")
     axis.set_yscale("log")
+    show_plain_numbers(axis.xaxis, axis.yaxis)
     axis.set_xlabel("link (Gbit/s)")
     axis.set_ylabel("step (ms)")
     axis.grid(alpha=0.3)

@@ -1,19 +1,21 @@
 """How figures look: as wide as a column of a paper, in colours that colour-blind readers tell
 apart, with legends outside the axes."""
 
+import contextlib
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from compsgd.files import atomic_write
 
@@ -157,6 +159,14 @@ def count_in_whole_numbers(axis: Axes) -> None:
     )
 
 
+def show_plain_numbers(*axes: Axis) -> None:
+    """On logarithmic axes: 1, 2, 5, 10 in place of powers."""
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+
+
 def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend below all axes, so that it hides no line, in as many columns as there is room for;
     the figure grows by it."""
@@ -168,7 +178,7 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     for rows in range(1, len(labels) + 1):
         columns = -(-len(labels) // rows)
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-        width, height = _legend_inches(figure, legend)
+        width, height = _inches(figure, legend)
         if width <= room or columns == 1:
             _grow(figure, height)
             return
@@ -182,11 +192,6 @@ def add_note(figure: Figure, note: str) -> None:
     above = figure.get_suptitle()
     figure.suptitle(f"{above}\n{note}" if above else note)
     _grow(figure, _LINE_INCHES * (note.count("\n") + 1))
-
-
-def _legend_inches(figure: Figure, legend: Legend) -> tuple[float, float]:
-    box = legend.get_window_extent(_renderer(figure))
-    return box.width / figure.dpi, box.height / figure.dpi
 
 
 def _grow(figure: Figure, height_inches: float) -> None:
@@ -217,20 +222,27 @@ def _wrapped_line(line: str, width_inches: float, size: float) -> str:
     return line
 
 
-def _renderer(figure: Figure) -> RendererAgg:
-    renderer: RendererAgg = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    return renderer
+def _inches(figure: Figure, shown: Artist) -> tuple[float, float]:
+    """Width and height of something in a figure."""
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    with _boxes_for_glyphs():
+        box = shown.get_window_extent(renderer)
+    return box.width / figure.dpi, box.height / figure.dpi
+
+
+@contextlib.contextmanager
+def _boxes_for_glyphs() -> Iterator[None]:
+    """Within, nothing is said of letters that a font does not have, which are drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        yield
 
 
 @lru_cache(maxsize=1024)
 def _text_inches(text: str, size: float) -> float:
     """How wide it is, taken as it stands: a formula may be none."""
     figure = Figure()
-    shown = figure.text(0, 0, text, fontsize=size, parse_math=False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from")
-        width: float = shown.get_window_extent(_renderer(figure)).width
-    return width / figure.dpi
+    return _inches(figure, figure.text(0, 0, text, fontsize=size, parse_math=False))[0]
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -279,7 +291,5 @@ def write_figure(figure: Figure, file: IO[bytes], format: str) -> None:
         >>> b"</svg>" in drawn.getvalue()
         True
     """
-    with warnings.catch_warnings():
-        # Boxes are drawn in place of them.
-        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+    with _boxes_for_glyphs():
         figure.savefig(file, format=format, dpi=_DOTS_PER_INCH)

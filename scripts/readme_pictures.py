@@ -16,6 +16,7 @@ import click
 
 from compsgd.history import read_histories
 from compsgd.plots import Run, curves_figure, save_figure
+from compsgd.plots.style import show_plain_numbers
 from compsgd.workers.commands.bench_command import bench
 from compsgd.workers.commands.path_option import PathOption
 
@@ -65,6 +66,7 @@ def draw_first_run(path: Path, epochs: int) -> None:
     figure = curves_figure(runs, "test_acc_hist", x="bytes")
     (axis,) = figure.axes
     axis.set_xscale("log")
+    show_plain_numbers(axis.xaxis)
     save_figure(figure, path)
 
 

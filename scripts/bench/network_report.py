@@ -12,7 +12,14 @@ from steps import ALONE, EXCHANGE, KINDS, ONE_BUCKET, STEP
 
 from compsgd.files import atomic_write
 from compsgd.plots import save_figure
-from compsgd.plots.style import add_legend, in_paper_style, line_style, new_grid
+from compsgd.plots.style import (
+    add_legend,
+    in_paper_style,
+    line_style,
+    new_grid,
+    share_axes,
+    show_plain_numbers,
+)
 from compsgd.workers.report.tables import markdown_table
 
 _FLOAT32, _SIXTEEN = "float32", ("bf16", "fp16")
@@ -106,7 +113,10 @@ def _figure(model: str, rows: Sequence[Row], draw: Draw) -> Figure:
         here = {(row.method, row.rate): row for row in rows if row.num_hosts == count}
         draw(axis, here)
         axis.set_xscale("log")
+        show_plain_numbers(axis.xaxis)
         axis.set_xlabel("link (Gbit/s)")
+        axis.grid(alpha=0.3)
+    share_axes(figure, axes)
     add_legend(figure, axes)
     return figure
 
@@ -115,6 +125,7 @@ def _draw_times(axis: Axes, here: Times) -> None:
     """Milliseconds of a step against the rate; marks where the vote stops to pay."""
     lines = _draw_lines(axis, here, lambda row, alone: row.ms)
     axis.set_yscale("log")
+    show_plain_numbers(axis.yaxis)
     axis.set_ylabel("step (ms)")
     for other in ("float32", "16 bit"):
         for rate, ms in crossovers(lines.get(_OURS, []), lines.get(other, [])):

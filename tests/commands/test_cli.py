@@ -172,7 +172,7 @@ def test_an_experiment_without_a_name_gets_a_number_where_there_is_one(tmp_path)
     for _ in range(3):
         result = run(*args)
         assert result.exit_code == 0, result.output
-    names = sorted((path.name for path in tmp_path.iterdir()), key=len)
+    names = sorted((path.name for path in tmp_path.iterdir()), key=lambda name: (len(name), name))
     assert len(names) == 3
     assert names == [names[0], f"{names[0]}_2", f"{names[0]}_3"]
     assert f"there is an experiment {names[0]}: this one is {names[2]}" in result.output

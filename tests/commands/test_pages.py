@@ -64,6 +64,17 @@ def test_the_snippets_of_the_readme_run(tmp_path):
         run_code(f"{AROUND}{snippet}\ndist.destroy_process_group()\n", tmp_path)
 
 
+NOT_FOR_THE_LIBRARY = ("torchvision", "matplotlib", "click", "sklearn", "PIL")
+WITHOUT_THEM = f"import sys\nsys.modules.update(dict.fromkeys({NOT_FOR_THE_LIBRARY}))\n"
+
+
+def test_the_library_needs_torch_numpy_and_numba_alone(tmp_path):
+    """So who installs no more (docs/quick_start.md) can use the hook, optimizers and aggregator."""
+    (hook,) = blocks(ROOT / "README.md", "diff")
+    for code in (after(hook), *python_blocks(ROOT / "README.md")):
+        run_code(f"{WITHOUT_THEM}{AROUND}{code}\ndist.destroy_process_group()\n", tmp_path)
+
+
 def test_a_process_group_by_name(tmp_path):
     (snippet,) = python_blocks(DOCS / "optimizers_and_aggregator.md")
     alone = 'dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)'

@@ -80,7 +80,7 @@ def test_accuracy_through_the_hook():
 def test_pictures_of_the_readme(tmp_path):
     finished = run_command(
         sys.executable, str(SCRIPTS / "readme_pictures.py"), "--out", str(tmp_path / "new"),
-        "--epochs", "1", "--size", "3000", "--compile", "off",
+        "--epochs", "1", "--size", "3000", "--compile", "off", timeout_s=280,
     )  # fmt: skip
     assert finished.exit_code == 0, finished.stderr
     drawn = {path.name: path for path in (tmp_path / "new").iterdir()}

@@ -89,17 +89,18 @@ def test_a_race_against_the_clock(client, target, is_reached):
     }[client]  # fmt: skip
     problem = {
         "model": "mlp", "model_size": "small", "context": 64, "dataset": "digits",
-        "dataset_root": "", "batch_size": 60, "num_workers": 2, "epochs": 1, "steps": 10,
+        "dataset_root": "", "batch_size": 60, "num_workers": 2, "epochs": 1, "steps": 16,
         "lr": 0.001, "lr_schedule": "constant", "warmup": 0.0, "seed": 0, "log_dir": "",
         "exp_name": "",
     }  # fmt: skip
-    asked = {"problem": problem, "client": client, "settings": settings, "every": 5,
-             "target": target}  # fmt: skip
+    asked = {"problem": problem, "client": client, "settings": settings, "every": 8,
+             "target": target, "num_held_out": None}  # fmt: skip
     found = ask_ranks([Place()] * 2, STUDY / "timed_run.py", asked)
     assert found["is_reached"] == is_reached
-    assert [rounds for rounds, *_ in found["notes"]] == ([5] if is_reached else [5, 10])
+    assert [rounds for rounds, *_ in found["notes"]] == ([8] if is_reached else [8, 16])
+    assert found["timed_rounds"] == (3 if is_reached else 11)
     for rounds, seconds, sent_bytes, metric in found["notes"]:
         assert min(seconds, metric) > 0
         # A ballot and a result of 3 bits each, of half of all elements; and messages' headers.
-        share = sent_bytes / (rounds * NUMEL * 3 / 8)
+        share = sent_bytes / ((rounds - 5) * NUMEL * 3 / 8)
         assert share < 0.05 if client == "alone" else 0.9 < share < 1.4

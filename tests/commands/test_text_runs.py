@@ -91,7 +91,7 @@ def test_the_folder_has_figures_of_text_and_is_known_as_an_experiment(finished, 
     plots = sorted(path.name for path in folder.glob("*.png"))
     assert plots == [
         "avg_epoch_loss.png", "avg_epoch_perplexity.png", "batch_loss.png",
-        "batch_perplexity.png", "bin_usage.png", "test_loss_by_bytes.png",
+        "batch_perplexity.png", "test_loss_by_bytes.png",
     ]  # fmt: skip
     assert all(f"plot:    {folder / name}" in output for name in plots)
     again = train(folder, text, "--resume")

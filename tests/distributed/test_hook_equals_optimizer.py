@@ -29,7 +29,7 @@ def equals_the_optimizer(memory_format=torch.contiguous_format, **ddp_settings):
         net = model().to(memory_format=memory_format)
         hooked = DistributedDataParallel(net, **ddp_settings)
         state = register_vote_hook(hooked, **SETTINGS | more | {"compile": compile})
-        plain = model()
+        plain = model().to(memory_format=memory_format)
         pairs = (
             (hooked, sgd_on(hooked)),
             (plain, vote_optimizer(plain, compile="off", **more)),
