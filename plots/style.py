@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from compsgd.files import atomic_write
@@ -144,7 +145,7 @@ def share_axes(figure: Figure, axes: Sequence[Axes], *, x: bool = True) -> None:
 def _keep_ticks_apart(figure: Figure, axes: Sequence[Axes]) -> None:
     """Those of neighbours, which would read as one number."""
     engine = figure.get_layout_engine()
-    assert engine is not None, "figures have one"
+    assert isinstance(engine, ConstrainedLayoutEngine), "new_figure makes it"
     engine.set(w_pad=_BETWEEN_INCHES)
     for axis in axes:
         locator = axis.xaxis.get_major_locator()

@@ -1,4 +1,4 @@
-"""`compsgd predict` against what was measured: docs/measurements/network.csv and machine_<N>.json."""
+"""`compsgd predict` against what was measured: network.csv and machine_<N>.json of the docs."""
 
 import sys
 from statistics import median
