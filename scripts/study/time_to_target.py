@@ -114,6 +114,18 @@ def _optimizer(num_bits: int, lr: float) -> tuple[str, Mapping[str, Any], float]
     return "optimizer", settings, lr
 
 
+def _on_images(lr: float, vote_lr: float) -> dict[str, tuple[str, Mapping[str, Any], float]]:
+    """Who enters a race on images."""
+    return {
+        "float32": ("ddp", _ddp("none"), lr),
+        "fp16": ("ddp", _ddp("fp16"), lr),
+        "PowerSGD 1": ("ddp", _ddp("powersgd"), lr),
+        "PowerSGD 2": ("ddp", _ddp("powersgd", powersgd_rank=2), lr),
+        "vote, 3 bits": _optimizer(3, vote_lr),
+        "vote, 1 bit": _optimizer(1, vote_lr),
+    }
+
+
 _LM = {
     "model": "gpt", "model_size": "small", "context": 64, "dataset": "text", "batch_size": 16,
     "epochs": 1, "steps": 1500, "lr_schedule": "cosine", "warmup": 0.25,
@@ -140,26 +152,12 @@ RACES = {
     "mnist": Race(
         "A CNN of 3.2 M parameters on MNIST, to 98.5 %",
         ".", _MNIST, 20, 25, 98.5,
-        {
-            "float32": ("ddp", _ddp("none"), 0.004),
-            "fp16": ("ddp", _ddp("fp16"), 0.004),
-            "PowerSGD 1": ("ddp", _ddp("powersgd"), 0.004),
-            "PowerSGD 2": ("ddp", _ddp("powersgd", powersgd_rank=2), 0.004),
-            "vote, 3 bits": _optimizer(3, 0.0012),
-            "vote, 1 bit": _optimizer(1, 0.0012),
-        },
+        _on_images(0.004, 0.0012),
     ),
     "wide": Race(
         "A perceptron of 11.7 M parameters on MNIST, to 93 % (of 2,000 images)",
         ".", _LARGE, 20, 15, 93.0,
-        {
-            "float32": ("ddp", _ddp("none"), 0.001),
-            "fp16": ("ddp", _ddp("fp16"), 0.001),
-            "PowerSGD 1": ("ddp", _ddp("powersgd"), 0.001),
-            "PowerSGD 2": ("ddp", _ddp("powersgd", powersgd_rank=2), 0.001),
-            "vote, 3 bits": _optimizer(3, 0.0003),
-            "vote, 1 bit": _optimizer(1, 0.0003),
-        },
+        _on_images(0.001, 0.0003),
         num_held_out=2000,
     ),
 }  # fmt: skip
