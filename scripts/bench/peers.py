@@ -279,7 +279,8 @@ def main(numel: int, num_processes: tuple[int, ...], repeats: int) -> None:
     """Prints a table of codecs, and one of exchanges for each number of processes."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    click.echo(f"{machine()['cpu']}, torch {torch.__version__}, python {sys.version.split()[0]}")
+    python = sys.version.split()[0]
+    click.echo(f"{machine()['cpu']}, torch {torch.__version__}, python {python}", err=True)
     local_part(numel, repeats)
     for count in num_processes:
         distributed_part(numel, count, repeats)

@@ -69,7 +69,8 @@ def table(found: list[dict[str, Any]], bits_per_s: float) -> str:
 @click.option("--repeats", type=click.IntRange(min=1), default=15, show_default=True)
 def main(num_processes: tuple[int, ...], model: str, link: str | None, repeats: int) -> None:
     """Prints a table for each number of processes."""
-    click.echo(f"{machine()['cpu']}, torch {torch.__version__}, python {sys.version.split()[0]}")
+    python = sys.version.split()[0]
+    click.echo(f"{machine()['cpu']}, torch {torch.__version__}, python {python}", err=True)
     where = f"links of {link}" if link else "loopback"
     try:
         shape = Link(link) if link else None

@@ -164,10 +164,10 @@ def main(only: str, client: str | None, jobs: int) -> None:
         rows = []
         for row in pool.map(lambda case: _try(*case), cases):
             rows.append(row)
-            click.echo(" | ".join(cell[:150] for cell in row))
+            click.echo(" | ".join(cell[:150] for cell in row), err=True)
     click.echo(markdown_table(["attempted", *_CLIENTS], _by_client(rows)))
     bad = sum(row[2] not in _FINE for row in rows)
-    click.echo(f"{len(rows) - bad} of {len(rows)} as they should be")
+    click.echo(f"\n{len(rows) - bad} of {len(rows)} as they should be")
     if bad:
         raise SystemExit(1)
 

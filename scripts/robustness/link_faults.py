@@ -318,11 +318,11 @@ def main(only: str | None, faults: int) -> None:
         for client in clients:
             for number, fault in enumerate(FAULTS[:faults]):
                 rows.append(_hit(machines, client, fault, number))
-                click.echo(" | ".join(rows[-1]))
+                click.echo(" | ".join(rows[-1]), err=True)
     head = ["fault", "client", "ranks ended after s", "saying", "on the other machines"]
     click.echo(markdown_table(head, rows))
     bad = sum(map(_is_bad, rows))
-    click.echo(f"{len(rows) - bad} of {len(rows)} as they should be")
+    click.echo(f"\n{len(rows) - bad} of {len(rows)} as they should be")
     if bad:
         raise SystemExit(1)
 

@@ -380,10 +380,10 @@ def main(runs: int, seed: int, jobs: int) -> None:
 
         for done, _ in enumerate(pool.map(one, range(runs)), 1):
             while soak.failures:
-                click.echo(soak.failures.pop(0))
+                click.echo(soak.failures.pop(0), err=True)
             if done % 10 == 0:
-                click.echo(f"{done} runs, {soak.counts['bit-identical']} bit-identical")
-    click.echo(f"\n{report(soak, runs)}")
+                click.echo(f"{done} runs, {soak.counts['bit-identical']} bit-identical", err=True)
+    click.echo(report(soak, runs))
     is_good = soak.counts["bit-identical"] == runs and not any(map(soak.counts.get, BAD))
     sys.exit(0 if is_good else 1)
 
