@@ -1,6 +1,7 @@
 """`compsgd bench`: what compression costs, beside a copy of the gradient."""
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -142,7 +143,7 @@ def _measure(
     """All cases, with a bar on a terminal; the figures as JSON if asked for."""
     torch.set_num_threads(values["threads"])
     began = time.time()
-    with click.progressbar(cases, label="measuring") as bar:
+    with click.progressbar(cases, label="measuring", file=sys.stderr) as bar:
         records = [measure(case) for case in bar]
     if values["json_path"] is not None:
         report = {"machine": machine(), "seconds": time.time() - began, "measurements": records}
