@@ -2,9 +2,10 @@
 
 sudo python scripts/bench/predictions.py
 
-Measures, once for each number of hosts in network.csv, how fast a rank is while all others compute,
-too, as hosts here share the cores of one machine; predicts every cell from that and from the step
-without communication; and writes machine_<N>.json and predictions.md beside network.csv.
+Measures, once for each number of hosts and each model in network.csv, how fast a rank is while all
+others compute, too, as hosts here share the cores of one machine; predicts every cell from that,
+from the step without communication, and from what the entropy coder has left; and writes
+machines/<N>_<elements>.json and predictions.md beside network.csv.
 """
 
 import sys
@@ -33,45 +34,64 @@ from compsgd.workers.prediction.prediction import Gradients
 from compsgd.workers.report.tables import markdown_table
 
 _OUT = Path(__file__).resolve().parents[2] / "docs" / "measurements"
-_MEASURED_NUMEL = 4_000_000
 _LATENCY_S = 50e-6
 # Faster than any machine sends: what is unshaped is bounded by its processors.
 _UNSHAPED_BITS_PER_S = 1e12
 _GOOD = 0.2
 _HEAD = """# How far predictions are from measurements
 
-Made by `sudo python scripts/bench/predictions.py` from network.csv and machine_<N>.json, which say
-how fast each of N ranks is while all compute at once on this machine's cores. Each cell has the
-predicted over the measured time of a step (or of an exchange alone), less 1, in percent; in bold
-where it is more than 20 away.
+Made by `sudo python scripts/bench/predictions.py` from network.csv and machines/, which say how
+fast each of N ranks is while all compute at once on this machine's cores, on vectors of the model's
+length. Each cell has the predicted over the measured time of a step (or of an exchange alone),
+less 1, in percent; in bold where it is more than 20 away.
 """
 
 
-def measure() -> dict[str, Any]:
+def measure(numel: int) -> dict[str, Any]:
     """In a rank."""
-    return calibrate(VOTE_BITS, _MEASURED_NUMEL).as_dict()
+    return calibrate(VOTE_BITS, numel).as_dict()
 
 
-def machine_of(num_hosts: int, folder: Path) -> Machine:
+def machine_of(num_hosts: int, numel: int, folder: Path) -> Machine:
     """Measured, unless it is there.
+
+    Args:
+        num_hosts: that compute at once.
+        numel: elements of a vote: what fits into a cache is faster.
+        folder: of network.csv.
 
     Raises:
         RunError: a rank fails.
     """
-    path = folder / f"machine_{num_hosts}.json"
+    path = machine_path(num_hosts, numel, folder)
     if path.exists():
         return read_machine(path)
     try:
         with places(num_hosts, Link()) as where:
-            machine = machine_from(ask_ranks(where, Path(__file__).resolve(), {}))
+            machine = machine_from(ask_ranks(where, Path(__file__).resolve(), {"numel": numel}))
     except LabError as error:
         raise RunError(f"{num_hosts} hosts: {error}") from error
+    path.parent.mkdir(exist_ok=True)
     machine.save(path)
     return machine
 
 
-def predicted(row: Row, gradients: Gradients, machine: Machine, alone_ms: float) -> Method | None:
-    """None for what there is no model of: PowerSGD, and a step without communication."""
+def machine_path(num_hosts: int, numel: int, folder: Path) -> Path:
+    return folder / "machines" / f"{num_hosts}_{numel}.json"
+
+
+def predicted(
+    row: Row, gradients: Gradients, machine: Machine, alone_ms: float, uncoded_bytes: float | None
+) -> Method | None:
+    """None for what there is no model of: PowerSGD, and a step without communication.
+
+    Args:
+        row: which has been measured.
+        gradients: of its model.
+        machine: of its number of hosts.
+        alone_ms: of a step without communication.
+        uncoded_bytes: what would have been sent without an entropy coder, if that is known.
+    """
     rate = _UNSHAPED_BITS_PER_S if row.rate == UNSHAPED else row.bits_per_s
     link = links.Link(rate, _LATENCY_S)
     cluster = Cluster(row.num_hosts, 1, link, link, machine, alone_ms / 1e3)
@@ -82,15 +102,22 @@ def predicted(row: Row, gradients: Gradients, machine: Machine, alone_ms: float)
     if found is None:
         return None
     num_bits, exchange = found
-    is_coded = exchange == CODED
-    if is_coded:
-        exchange = chosen_by_auto(row.num_hosts)
+    share = None
+    if exchange == CODED:
+        if uncoded_bytes is None:
+            return None
+        exchange, share = chosen_by_auto(row.num_hosts), row.sent_bytes / uncoded_bytes
     return vote(
-        cluster, gradients.numel, gradients.num_tensors, num_bits, exchange, is_coded=is_coded
+        cluster, gradients.numel, gradients.num_tensors, num_bits, exchange, coded_share=share
     )
 
 
 _VOTES = {vote_name(bits, one): (bits, one) for bits in VOTE_BITS for one in (*EXCHANGES, CODED)}
+
+
+def places_of(rows: Sequence[Row], gradients: Mapping[str, Gradients]) -> list[tuple[int, int]]:
+    """Numbers of hosts, and elements."""
+    return list(dict.fromkeys((row.num_hosts, gradients[row.model].numel) for row in rows))
 
 
 def gradients_of(models: Sequence[str]) -> dict[str, Gradients]:
@@ -103,19 +130,35 @@ def gradients_of(models: Sequence[str]) -> dict[str, Gradients]:
 
 
 def errors(
-    rows: Sequence[Row], gradients: Mapping[str, Gradients], machines: Mapping[int, Machine]
+    rows: Sequence[Row],
+    gradients: Mapping[str, Gradients],
+    machines: Mapping[tuple[int, int], Machine],
 ) -> dict[Row, float]:
-    """Predicted over measured, less 1, of every row that there is a model of."""
-    alone = {(*row.cell, row.kind): row.ms for row in rows if row.method == ALONE}
+    """Predicted over measured, less 1, of every row that there is a model of.
+
+    Args:
+        rows: which have been measured.
+        gradients: by model.
+        machines: by number of hosts and elements.
+    """
+    by_place = {(*row.cell, row.kind, row.method): row for row in rows}
     found = {}
     for row in rows:
-        alone_ms = alone.get((*row.cell, row.kind))
-        if alone_ms is None:
+        alone = by_place.get((*row.cell, row.kind, ALONE))
+        if alone is None:
             continue
-        one = predicted(row, gradients[row.model], machines[row.num_hosts], alone_ms)
+        uncoded = by_place.get((*row.cell, row.kind, _uncoded_name(row)))
+        uncoded_bytes = None if uncoded is None else uncoded.sent_bytes
+        own = gradients[row.model]
+        one = predicted(row, own, machines[row.num_hosts, own.numel], alone.ms, uncoded_bytes)
         if one is not None:
             found[row] = one.step_s * 1e3 / row.ms - 1
     return found
+
+
+def _uncoded_name(row: Row) -> str:
+    num_bits, _ = _VOTES.get(row.method, (0, ""))
+    return vote_name(num_bits, chosen_by_auto(row.num_hosts))
 
 
 def write_report(found: Mapping[Row, float], path: Path) -> None:
@@ -159,8 +202,8 @@ def main(out: Path) -> None:
     rows = read_rows(out / "network.csv", Row, "network.py")
     if not rows:
         raise UsageError(f"{out / 'network.csv'}: there is none; run network.py first")
-    machines = {count: machine_of(count, out) for count in {row.num_hosts for row in rows}}
     gradients = gradients_of(list(dict.fromkeys(row.model for row in rows)))
+    machines = {place: machine_of(*place, out) for place in places_of(rows, gradients)}
     write_report(errors(rows, gradients, machines), out / "predictions.md")
 
 

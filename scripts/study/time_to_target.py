@@ -89,6 +89,11 @@ class Race:
     entrants: Mapping[str, tuple[str, Mapping[str, Any], float]]
     num_held_out: int | None = None
 
+    @property
+    def numel(self) -> int:
+        """Elements of all parameters."""
+        return _NUMEL[self.options["model"]]
+
     def lr_of(self, method: str) -> float:
         return 0.0 if method == ALONE else self.entrants[method][2]
 
@@ -278,7 +283,11 @@ def main(
         for one in bar:
             rows.append(race(one, data))
             write_rows(path, rows)
-    write_report(rows, machine_of(_NUM_HOSTS, out), out / "time_to_target.md")
+    machines = {
+        name: machine_of(_NUM_HOSTS, RACES[name].numel, out)
+        for name in dict.fromkeys(row.race for row in rows)
+    }
+    write_report(rows, machines, out / "time_to_target.md")
 
 
 def runs(
@@ -327,11 +336,13 @@ class Result:
         return self.counted.rounds * self.timed.round_mb
 
 
-def write_report(rows: Sequence[Row], machine: Machine, path: Path) -> None:
+def write_report(rows: Sequence[Row], machines: Mapping[str, Machine], path: Path) -> None:
     """A table for each race and rate.
 
     Args:
-        machine: how fast each of the hosts is.
+        rows: of all of them.
+        machines: how fast each of the hosts is, by race.
+        path: of the page.
     """
     parts = [_HEAD]
     tuned = {row.run: row for row in rows if row.is_tuned}
@@ -339,7 +350,7 @@ def write_report(rows: Sequence[Row], machine: Machine, path: Path) -> None:
         alone = tuned.get(Run(name, rate, ALONE, 0.0, is_whole=False))
         parts += [
             f"## {RACES[name].title}: {rate}",
-            _table(_results(tuned, name, rate), alone, machine),
+            _table(_results(tuned, name, rate), alone, machines[name]),
         ]
     with atomic_write(path) as file:
         file.write(("\n\n".join(parts) + "\n").encode())
@@ -395,7 +406,7 @@ def allowed(row: Row, alone_ms: float, machine: Machine) -> float | None:
     is no model."""
     link = links.Link(links.parse_rate(row.rate), _LATENCY_S)
     cluster = Cluster(_NUM_HOSTS, 1, link, link, machine, alone_ms / 1e3)
-    numel = _NUMEL[RACES[row.race].options["model"]]
+    numel = RACES[row.race].numel
     sizes = {"float32": 4, FP16: 2}
     if row.method in sizes:
         return all_reduce(cluster, numel, row.method, sizes[row.method]).step_s * 1e3

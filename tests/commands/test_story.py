@@ -11,6 +11,19 @@ from processes import ROOT
 NOTEBOOK = ROOT / "scripts" / "examples" / "story.ipynb"
 
 
+def test_the_saved_outputs_are_those_of_one_run_from_top_to_bottom():
+    """Readers of the repository see them without running anything."""
+    cells = [one for one in json.loads(NOTEBOOK.read_text())["cells"]
+             if one["cell_type"] == "code"]  # fmt: skip
+    assert [one["execution_count"] for one in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for one in cells for output in one["outputs"]]
+    assert not any(output["output_type"] == "error" for output in outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
+    text = "".join("".join(output.get("text", "")) for output in outputs)
+    assert text.startswith("40,000 bytes as float32, 3,750 bytes as levels")
+    assert NOTEBOOK.stat().st_size < 200_000
+
+
 @pytest.mark.heavy
 def test_the_notebook_runs(tmp_path):
     cells = json.loads(NOTEBOOK.read_text())["cells"]

@@ -1,4 +1,4 @@
-"""`compsgd predict` against what was measured: network.csv and machine_<N>.json of the docs."""
+"""`compsgd predict` against what was measured: network.csv and machines/ of the docs."""
 
 import sys
 from statistics import median
@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "bench"))
 
 from csv_rows import read_rows
 from network_rows import Row
-from predictions import errors, gradients_of
+from predictions import errors, gradients_of, machine_path, places_of
 from steps import STEP
 
 RECORDED = ROOT / "docs" / "measurements"
@@ -21,11 +21,11 @@ RECORDED = ROOT / "docs" / "measurements"
 @pytest.fixture(scope="module")
 def found():
     rows = read_rows(RECORDED / "network.csv", Row, "network.py")
+    gradients = gradients_of(list(dict.fromkeys(row.model for row in rows)))
     machines = {
-        count: read_machine(RECORDED / f"machine_{count}.json")
-        for count in {row.num_hosts for row in rows}
+        place: read_machine(machine_path(*place, RECORDED)) for place in places_of(rows, gradients)
     }
-    return errors(rows, gradients_of(list(dict.fromkeys(row.model for row in rows))), machines)
+    return errors(rows, gradients, machines)
 
 
 def test_steps_of_hosts_with_a_core_each_are_within_a_fifth(found):

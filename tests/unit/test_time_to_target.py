@@ -64,7 +64,7 @@ def test_what_is_run():
 
 def table_of(rows, tmp_path):
     """The lines of the report, by their first words."""
-    write_report(rows, USUAL, tmp_path / "x.md")
+    write_report(rows, {"lm": USUAL}, tmp_path / "x.md")
     lines = (tmp_path / "x.md").read_text().splitlines()
     return {line.split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
 

@@ -156,7 +156,7 @@ def _aggregator(settings: VoteSettings, numel: int, num_ballots: int) -> LevelAg
 
 
 def _sending(numel: int) -> dict[str, float]:
-    """Between two ranks over loopback: two threads of this process, a core each."""
+    """Between two ranks over loopback: two threads of this process."""
     ranks = _ranks()
     blocks = [torch.zeros(numel, dtype=torch.uint8) for _ in ranks]
     received = [torch.zeros(numel, dtype=torch.uint8) for _ in ranks]
@@ -172,17 +172,31 @@ def _sending(numel: int) -> dict[str, float]:
 
     def all_reduce(dtype: torch.dtype) -> float:
         values = [torch.zeros(numel, dtype=dtype) for _ in ranks]
-        seconds = _seconds(lambda: _together(lambda rank: ranks[rank].allreduce([values[rank]])))
+        seconds = _core_s(lambda: _together(lambda rank: ranks[rank].allreduce([values[rank]])))
         return seconds / (numel * dtype.itemsize)
 
-    message_s = _seconds(lambda: swap(_MESSAGE_NUMEL))
-    block_s = _seconds(lambda: swap(numel))
+    waiting = _slowdown(numel)
     return {
-        "socket_s": max(block_s - message_s, 0.0) / numel,
-        "all_reduce_s": all_reduce(torch.float32),
-        "all_reduce_16_s": all_reduce(torch.bfloat16),
-        "message_s": message_s,
+        "socket_s": waiting * _core_s(lambda: swap(numel)) / numel,
+        "all_reduce_s": waiting * all_reduce(torch.float32),
+        "all_reduce_16_s": waiting * all_reduce(torch.bfloat16),
+        "message_s": _seconds(lambda: swap(_MESSAGE_NUMEL)),
     }
+
+
+def _core_s(action: Callable[[], Any]) -> float:
+    """What each of the ranks computes, the kernel's part included, were it alone on its core."""
+    return _seconds(action, clock=time.process_time) / _NUM_LOOPBACK
+
+
+def _slowdown(numel: int) -> float:
+    """How many times as long as it computes a thread takes, because others have its core, too."""
+    values, others = torch.ones(numel), torch.ones(numel)
+
+    def copy() -> None:
+        values.copy_(others)
+
+    return max(_seconds(copy) / _seconds(copy, clock=time.thread_time), 1.0)
 
 
 def _ranks() -> list[Any]:
@@ -206,12 +220,12 @@ def _together(start: Callable[[int], Any]) -> None:
         work.wait()
 
 
-def _seconds(action: Callable[[], Any]) -> float:
+def _seconds(action: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
     """The median of several times; the first one is not counted."""
-    return statistics.median([_seconds_once(action) for _ in range(_REPEATS + 1)][1:])
+    return statistics.median([_seconds_once(action, clock) for _ in range(_REPEATS + 1)][1:])
 
 
-def _seconds_once(action: Callable[[], Any]) -> float:
-    began = time.perf_counter()
+def _seconds_once(action: Callable[[], Any], clock: Callable[[], float]) -> float:
+    began = clock()
     action()
-    return time.perf_counter() - began
+    return clock() - began

@@ -38,10 +38,10 @@ class Machine:
         votes: by num_bits.
         copy_s: an element of float32, to another place.
         cast_s: an element, to 16 bits and back.
-        socket_s: a byte that is sent while one is received.
+        socket_s: computing, a byte that is sent while one is received.
         all_reduce_s: the same in an all-reduce of float32, which adds up.
         all_reduce_16_s: the same of 16 bits.
-        message_s: a message, however short.
+        message_s: until a message is there, however short.
     """
 
     votes: dict[int, VoteSpeed]

@@ -114,9 +114,9 @@ def all_reduce(cluster: Cluster, numel: int, name: str, element_bytes: int) -> M
         # A ring, and a double tree.
         counts = (2 * (num_workers - 1), 2 * math.ceil(math.log2(num_workers)))
         ways = [Traffic(sent_bytes, crossing, staying, count, count) for count in counts]
-        travel = min((_travel(cluster, way, adding_s) for way in ways), key=lambda one: one.seconds)
+        travel = min((_travel(cluster, way, adding_s) for way in ways), key=_seconds)
         core = Stage(_CORE, size * prepare_s)
-        jobs.append([_backward(cluster, size / numel), core, travel, core])
+        jobs.append([_backward(cluster, size / numel), core, *travel, core])
     total_bytes = ring_all_reduce(numel, num_workers) * element_bytes // _FLOAT_BYTES
     return Method(name, total_bytes, _step_s(cluster, jobs))
 
@@ -171,7 +171,7 @@ def vote(
     num_bits: int,
     exchange: str,
     *,
-    is_coded: bool = False,
+    coded_share: float | None = None,
 ) -> Method:
     """The DDP hook's, in as many chunks as it takes by itself.
 
@@ -180,33 +180,32 @@ def vote(
         num_tensors: of so many parameters.
         num_bits: of a level.
         exchange: one of EXCHANGES.
-        is_coded: whether packed codes go through the entropy coder, where it has an alphabet for
-            them.
+        coded_share: what an entropy coder leaves of packed codes; None for none.
     """
     speed, copy_s = cluster.machine.votes[num_bits], cluster.machine.copy_s
     phases = EXCHANGES[exchange](cluster, StepCost(numel, num_tensors, num_bits, zeros=False))
-    if is_coded and num_bits in CODED_SHARES:
+    if coded_share is not None:
         speed = _with_coder(speed)
-        phases = [one.part(CODED_SHARES[num_bits]) if isinstance(one, Traffic) else one
-                  for one in phases]  # fmt: skip
+        phases = [one.part(coded_share) if isinstance(one, Traffic) else one for one in phases]
     ways = [one for one in phases if isinstance(one, Traffic)]
     jobs = []
     for size in _buckets(numel):
         bucket = size / numel
-        travel_s = sum(_travel(cluster, one.part(bucket)).seconds for one in ways)
+        travel_s = sum(_seconds(_travel(cluster, one.part(bucket))) for one in ways)
         num_chunks = best_num_chunks(size, travel_s)
         chunk = bucket / num_chunks
         encode = Stage(_CORE, chunk * numel * (copy_s + speed.encode_s))
         decode = Stage(_CORE, chunk * numel * (copy_s + speed.decode_s))
-        between = [
-            Stage(_CORE, chunk * numel * one.ballots * speed.count_s)
-            if isinstance(one, Count)
-            else _travel(cluster, one.part(chunk))
-            for one in phases
-        ]
-        coding = [encode, *between, decode]
+        coding = [encode]
+        for one in phases:
+            if isinstance(one, Count):
+                coding.append(Stage(_CORE, chunk * numel * one.ballots * speed.count_s))
+            else:
+                coding += _travel(cluster, one.part(chunk))
+        coding.append(decode)
         jobs += [[_backward(cluster, bucket), *coding]] + [coding] * (num_chunks - 1)
-    name = f"{num_bits} bit{'s' if num_bits > 1 else ''}, {exchange}{', coded' if is_coded else ''}"
+    coded = "" if coded_share is None else ", coded"
+    name = f"{num_bits} bit{'s' if num_bits > 1 else ''}, {exchange}{coded}"
     return Method(name, round(sum(one.sent_bytes for one in ways)), _step_s(cluster, jobs))
 
 
@@ -246,18 +245,23 @@ def _direct(cluster: Cluster, sent_bytes: float) -> Traffic:
     return Traffic(sent_bytes, outer_bytes, sent_bytes - to_others, peers, 1)
 
 
-def _travel(cluster: Cluster, traffic: Traffic, adding_s: float = 0.0) -> Stage:
-    """By the links, or by what the processor does to send, where that takes longer.
+def _travel(cluster: Cluster, traffic: Traffic, adding_s: float = 0.0) -> list[Stage]:
+    """What the processor does to send and to receive, and what the link takes beyond that: it
+    carries one packet while the next one is copied.
 
     Args:
         adding_s: where what is received is added up, a byte.
     """
     machine, is_outer = cluster.machine, traffic.outer_bytes > 0
+    copying_s = traffic.sent_bytes * max(adding_s, machine.socket_s)
     moving_s = max(
-        cluster.link.travel_s(traffic.outer_bytes),
-        cluster.inner.travel_s(traffic.inner_bytes),
-        traffic.sent_bytes * max(adding_s, machine.socket_s),
+        cluster.link.travel_s(traffic.outer_bytes), cluster.inner.travel_s(traffic.inner_bytes)
     )
     latency_s = (cluster.link if is_outer else cluster.inner).latency_s
     waiting_s = traffic.num_latencies * latency_s + traffic.num_messages * machine.message_s
-    return Stage(_LINK if is_outer else _INNER, moving_s + waiting_s)
+    beyond_s = max(moving_s - copying_s, 0.0) + waiting_s
+    return [Stage(_CORE, copying_s), Stage(_LINK if is_outer else _INNER, beyond_s)]
+
+
+def _seconds(stages: Sequence[Stage]) -> float:
+    return sum(one.seconds for one in stages)

@@ -122,7 +122,7 @@ def _prediction(cluster: Cluster, gradients: Gradients, one: Vote) -> Prediction
 def _method(cluster: Cluster, gradients: Gradients, one: Vote) -> Method:
     return vote(
         cluster, gradients.numel, gradients.num_tensors, one.num_bits, one.exchange,
-        is_coded=one.is_coded,
+        coded_share=CODED_SHARES[one.num_bits] if one.is_coded else None,
     )  # fmt: skip
 
 
