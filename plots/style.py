@@ -34,6 +34,8 @@ _LINE_INCHES = 0.15
 _HANDLE_INCHES, _MARGIN_INCHES = 0.35, 0.1
 # Beside an axis of a grid: its ticks and their labels; and what is between two axes.
 _TICKS_INCHES, _BETWEEN_INCHES = 0.35, 0.1
+# Of a row of a grid, what the title and the labels to the right take.
+_AROUND_INCHES = 0.35
 _GRID_TICKS = 4
 _DOTS_PER_INCH = 300
 
@@ -135,10 +137,11 @@ def share_axes(figure: Figure, axes: Sequence[Axes], *, x: bool = True) -> None:
     axes[0].autoscale_view()
     _keep_ticks_apart(figure, axes)
     width = figure.get_figwidth() / columns - _TICKS_INCHES
+    height = _ROW_INCHES - _AROUND_INCHES
     for index, axis in enumerate(axes):
         is_first, is_lowest = index % columns == 0, index + columns >= len(axes)
         axis.set_xlabel(wrapped(axis.get_xlabel(), width, _FONT_SIZE) if is_lowest else "")
-        axis.set_ylabel(wrapped(axis.get_ylabel(), _ROW_INCHES, _FONT_SIZE) if is_first else "")
+        axis.set_ylabel(wrapped(axis.get_ylabel(), height, _FONT_SIZE) if is_first else "")
         axis.tick_params(labelleft=is_first, labelbottom=is_lowest or not x)
 
 

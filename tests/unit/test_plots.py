@@ -125,6 +125,17 @@ def test_a_sweep_of_six_cells_fits_its_figure(plot, one_axis):
         assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
+@pytest.mark.parametrize("plot", [*CURVES, COSINE], ids=lambda plot: plot.file_name)
+def test_labels_of_one_row_of_a_grid_keep_out_of_the_next(plot):
+    cells = {cell: one | diagnosed() for cell, one in SWEEP.items()}
+    figure = curve_figure(cells, SWEEP_LABELS, plot, LONG_TITLE, one_axis=False)
+    figure.draw_without_rendering()
+    labels = [axis.yaxis.label.get_window_extent() for axis in figure.axes if axis.get_ylabel()]
+    assert len(labels) == 2
+    boxes = sorted(labels, key=lambda box: box.y0)
+    assert all(below.y1 < above.y0 for below, above in itertools.pairwise(boxes))
+
+
 def assert_nothing_is_clipped(figure):
     figure.draw_without_rendering()
     page, whole = figure.get_tightbbox(), figure.bbox_inches
