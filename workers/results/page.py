@@ -73,6 +73,12 @@ def _notes(found: Finished) -> Iterator[str]:
 
 
 def _bytes(found: Finished) -> Iterator[str]:
+    if not any(found.traffic.values()):
+        yield (
+            "<p>All workers were in one process, so that nothing was sent. Bytes per worker and "
+            "step are what each would send if they were in processes of their own.</p>"
+        )
+        return
     rows = [(purpose, f"{count:,}") for purpose, count in found.traffic.items()]
     yield _table(("process 0 sent, in all", "bytes"), rows)
     verified = [
