@@ -119,15 +119,22 @@ def _optimizer(num_bits: int, lr: float) -> tuple[str, Mapping[str, Any], float]
     return "optimizer", settings, lr
 
 
-def _on_images(lr: float, vote_lr: float) -> dict[str, tuple[str, Mapping[str, Any], float]]:
-    """Who enters a race on images."""
+def _on_images(
+    lr: float, vote_lr: float, one_bit_lr: float
+) -> dict[str, tuple[str, Mapping[str, Any], float]]:
+    """Who enters a race on images.
+
+    Args:
+        lr: of AdamW.
+        vote_lr, one_bit_lr: of the vote of 3 bits, and of 1.
+    """
     return {
         "float32": ("ddp", _ddp("none"), lr),
         "fp16": ("ddp", _ddp("fp16"), lr),
         "PowerSGD 1": ("ddp", _ddp("powersgd"), lr),
         "PowerSGD 2": ("ddp", _ddp("powersgd", powersgd_rank=2), lr),
         "vote, 3 bits": _optimizer(3, vote_lr),
-        "vote, 1 bit": _optimizer(1, vote_lr),
+        "vote, 1 bit": _optimizer(1, one_bit_lr),
     }
 
 
@@ -157,12 +164,12 @@ RACES = {
     "mnist": Race(
         "A CNN of 3.2 M parameters on MNIST, to 98.5 %",
         ".", _MNIST, 20, 25, 98.5,
-        _on_images(0.004, 0.0012),
+        _on_images(0.004, 0.0012, 0.0012),
     ),
     "wide": Race(
         "A perceptron of 11.7 M parameters on MNIST, to 93 % (of 2,000 images)",
-        ".", _LARGE, 20, 15, 93.0,
-        _on_images(0.001, 0.0003),
+        ".", _LARGE, 5, 15, 93.0,
+        _on_images(0.002, 0.0003, 0.0006),
         num_held_out=2000,
     ),
 }  # fmt: skip
