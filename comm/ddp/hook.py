@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm.ddp.bucket_queue import BucketQueue
-from compsgd.comm.ddp.outer_optimizer import warn_of_two_momenta
+from compsgd.comm.ddp.outer_optimizer import check_optimizer, warn_of_two_momenta
 from compsgd.comm.ddp.trial import Trial
 from compsgd.comm.group_vote import GroupVote
 from compsgd.comm.membership import PAYS, Membership
@@ -261,7 +261,7 @@ def register_vote_hook(
     Args:
         ddp: the model, or a module that wraps it, as Fabric's and torch.compile's do.
         optimizer: what will move the parameters, if it is known: a warning says so if both it and
-            the vote have momentum.
+            the vote have momentum, now or in a later step.
         settings: the keyword arguments of VoteState; process_group and params are the model's.
 
     Returns:
@@ -269,7 +269,7 @@ def register_vote_hook(
 
     Raises:
         SettingError: no DistributedDataParallel, one that has a hook already, or one that casts
-            gradients itself; a setting that is none.
+            gradients itself; no optimizer; a setting that is none.
 
     Examples:
         >>> import torch
@@ -285,6 +285,8 @@ def register_vote_hook(
         >>> dist.destroy_process_group()
     """
     check_known("register_vote_hook", HOOK_SETTINGS, set(settings) - {"vote_settings", "exempt"})
+    if optimizer is not None:
+        check_optimizer(optimizer)
     ddp = _ddp_in(ddp)
     if getattr(ddp, "mixed_precision", None) is not None:
         raise SettingError(
