@@ -1,4 +1,4 @@
-"""Writes docs/options.md and docs/commands.md from the options themselves.
+"""Writes docs/options.md, docs/commands.md and docs/settings.md from what they are about.
 
 python scripts/options_page.py
 """
@@ -6,12 +6,20 @@ python scripts/options_page.py
 import inspect
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 
 import click
 
 from compsgd.files import atomic_write
+from compsgd.settings import (
+    AGGREGATOR_SETTINGS,
+    HOOK_SETTINGS,
+    LEVEL_SETTINGS,
+    VoteSettings,
+    setting_field,
+)
 from compsgd.workers.commands.cli import train
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.group import compsgd
@@ -39,6 +47,17 @@ _COMMANDS_HEAD = """# Commands
 
 Beside `compsgd train`, whose options have [a page of their own](options.md). (Made by `python
 scripts/options_page.py` from the commands themselves.) `compsgd COMMAND --help` says the same.
+"""
+_SETTINGS_HEAD = """# Settings in code
+
+The keyword arguments of `register_vote_hook` and `VoteState`, of `VoteAggregator`, and of
+`CompressedSGDVote` and `CompressedSGD`, which are those of `VoteSettings`, too. (Made by `python
+scripts/options_page.py` from the settings themselves.) [Choosing settings](choosing_settings.md)
+says which values to take. `help(compsgd.comm.register_vote_hook)` and the
+[API reference](reference/compsgd.md) have the arguments that are no settings, as `params`.
+
+| setting | what it does | default | hook | aggregator | optimizers |
+|---|---|---|:-:|:-:|:-:|
 """
 _NOTES = {
     "Data": """
@@ -76,7 +95,23 @@ _TABLE = "| option | meaning | default |\n|---|---|---|"
 
 def pages() -> dict[str, str]:
     """In Markdown, by the names of their files."""
-    return {"options.md": _options_page(), "commands.md": _commands_page()}
+    return {
+        "options.md": _options_page(),
+        "commands.md": _commands_page(),
+        "settings.md": _settings_page(),
+    }
+
+
+def _settings_page() -> str:
+    clients = (HOOK_SETTINGS, AGGREGATOR_SETTINGS, LEVEL_SETTINGS)
+    names = [one.name for one in fields(VoteSettings) if any(one.name in own for own in clients)]
+    rows = []
+    for name in names:
+        marks = " | ".join("yes" if name in own else "-" for own in clients)
+        field = setting_field(name)
+        said = _in_a_cell(field.metadata["help"])
+        rows.append(f"| `{name}` | {said} | `{field.default!r}` | {marks} |\n")
+    return _SETTINGS_HEAD + "".join(rows)
 
 
 def _options_page() -> str:
@@ -132,12 +167,18 @@ def _row(option: click.Option) -> str:
 
 
 def _meaning(option: click.Option) -> str:
-    said = " ".join((option.help or "").split())
-    for mark in "|*":
-        said = said.replace(mark, f"\\{mark}")
+    said = _in_a_cell(option.help or "")
     if isinstance(option.type, click.Choice):
         names = ", ".join(f"`{name}`" for name in option.type.choices)
         said = f"{said} One of {names}.".strip()
+    return said
+
+
+def _in_a_cell(text: str) -> str:
+    """Of a table in Markdown."""
+    said = " ".join(text.split())
+    for mark in "|*":
+        said = said.replace(mark, f"\\{mark}")
     return said
 
 

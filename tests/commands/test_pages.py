@@ -6,6 +6,7 @@ import sys
 
 import click
 import pytest
+from command_line import run
 from pages import after, blocks, commands, python_blocks
 from processes import ROOT
 
@@ -103,6 +104,17 @@ def test_commands_are_understood(page):
             parse(launch, words)
         else:
             parse(compsgd, words)
+
+
+def test_what_needs_no_measuring_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    calls = [words for page in PAGES for first, *words in commands(page) if first == "compsgd"]
+    asked = [words for words in calls
+             if words[0] in ("predict", "bytes") and "--calibrate" not in words]  # fmt: skip
+    assert "predict" in [words[0] for words in asked]
+    for words in asked:
+        result = run(*words, command=compsgd)
+        assert result.exit_code == 0, (words, result.output)
 
 
 def parse(command, words):
