@@ -180,7 +180,11 @@ class VoteSettings:
     num_bits: int = _setting(
         3, Integer(1, 8), "Bits of a level; the largest level is 2^(num_bits-1).", is_lasting=True
     )
-    binning: str = _setting("lin", Choice(BINNINGS), "Bins of the levels.", is_lasting=True)
+    binning: str = _setting(
+        "lin", Choice(BINNINGS),
+        "Bins of the levels: equally wide (lin), or by the logarithm of 1.0001 + |g| (exp).",
+        is_lasting=True,
+    )  # fmt: skip
     decay_min: float = _setting(
         1.0, Decay(),
         "What the running minimum shrinks by in every round. Less means more elements in the "

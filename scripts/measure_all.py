@@ -74,8 +74,8 @@ class Measurement:
 MEASUREMENTS = [
     Measurement("loopback", "python scripts/bench/step.py", 3, PAGE),
     Measurement("gigabit", "python scripts/bench/step.py --link 1gbit", 3, PAGE, needs_root=True),
-    Measurement("codec", "compsgd bench codec --sizes 10000000 --num_bits 3 --compile on off", 3,
-                PAGE),
+    Measurement("codec", "compsgd bench codec --sizes 10000000 --num_bits 3 --binning lin exp "
+                "--compile on off", 3, PAGE),
     Measurement("codec_memory", "compsgd bench codec --sizes 10000000 --num_bits 3 --binning lin "
                 "--zeros broken --memory range momentum feedback both --voters 4", 1, PAGE),
     Measurement("rounds", "compsgd bench step --compile on off", 4, PAGE),

@@ -109,18 +109,29 @@ def _exp_magnitude(share: Tensor, bound: Tensor) -> Tensor:
 
 
 class Binning(NamedTuple):
-    """Both of float32 tensors of one shape, to another.
+    """Bins, there and back: two functions of float32 tensors of one shape, to another. They are
+    compiled, so that they take operations of torch alone, without a branch on a value.
 
     Attributes:
-        share: of (|g|, |R|): the share of the largest level, in [0, 1], 0 where g is 0.
+        share: of (|g|, |R|), where |g| is at most |R|: the share of the largest level, in [0, 1], 0
+            where g is 0.
         magnitude: of (share, |R|): the magnitude that a share stands for.
+        is_exact: whether they round alike compiled and not; logarithms do not.
+        has_loop: whether numba_kernels.encode has them, too.
     """
 
     share: Callable[[Tensor, Tensor], Tensor]
     magnitude: Callable[[Tensor, Tensor], Tensor]
+    is_exact: bool = True
+    has_loop: bool = False
 
 
 BINNINGS: dict[str, Binning] = {
-    "lin": Binning(_lin_share, _lin_magnitude),
-    "exp": Binning(_exp_share, _exp_magnitude),
+    "lin": Binning(_lin_share, _lin_magnitude, has_loop=True),
+    "exp": Binning(_exp_share, _exp_magnitude, is_exact=False),
 }
+
+
+def has_loop(binning: str | None) -> bool:
+    """Whether Numba can encode by these bins; None stands for signs alone."""
+    return binning is None or BINNINGS[binning].has_loop

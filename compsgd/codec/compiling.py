@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from compsgd.codec.alphabet import Alphabet
+from compsgd.codec.binning import has_loop
 from compsgd.codec.blocks import Blocks, blocks_of
 from compsgd.codec.combine import Combine, Vote
 from compsgd.errors import SettingError
@@ -56,7 +57,7 @@ class Work:
     @property
     def torch_saves_ns(self) -> float:
         """What torch.compile saves of the rest, an element, worker and round."""
-        encodes = self.has_loops and self.binning in (None, "lin")
+        encodes = self.has_loops and has_loop(self.binning)
         counts = self.has_loops and type(self.combine) is Vote
         count_ns = _COUNT_ZEROS_SAVES_NS if self.alphabet.zeros else _COUNT_SAVES_NS
         return (0 if encodes else _ENCODE_SAVES_NS) + (0 if counts else count_ns)

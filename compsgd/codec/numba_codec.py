@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compsgd.codec import numba_kernels as loops
 from compsgd.codec.base import Codec, CodecSpec, Memory, dirty_padding
+from compsgd.codec.binning import has_loop
 from compsgd.codec.combine import Combine, Vote
 from compsgd.gradient import Gradient
 from compsgd.layout import Span, Voters
@@ -47,7 +48,7 @@ class NumbaCodec:
             in_torch: the same codec, for what there are no loops for.
         """
         self.alphabet = spec.alphabet
-        self._has_bins = spec.binning in (None, "lin")
+        self._has_bins = has_loop(spec.binning)
         self._in_torch = in_torch
         self._num_bits = spec.alphabet.largest.bit_length()
         # Its length is part of its type, so that every shift is by a constant.

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from compsgd.codec.binning import BINNINGS
 from compsgd.comm import build_exchange
 from compsgd.comm.group.agreement import check_agreement
 from compsgd.comm.group.collectives import CollectiveError
@@ -199,7 +200,7 @@ class _Run:
 
     def _lasting(self, preparation: Preparation, dataset: Dataset) -> dict[str, str]:
         lasting = self._options.lasting() | {"the content of the data set": dataset.digest[:16]}
-        if self._options.vote.binning == "exp":
+        if not BINNINGS[self._options.vote.binning].is_exact:
             lasting["whether kernels are compiled (--compile)"] = str(preparation.is_compiled)
         return lasting
 
