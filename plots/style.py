@@ -2,6 +2,7 @@
 apart, with legends outside the axes."""
 
 import contextlib
+import math
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,8 @@ _TICKS_INCHES, _BETWEEN_INCHES = 0.35, 0.1
 # Of a row of a grid, what the title and the labels to the right take.
 _AROUND_INCHES = 0.35
 _GRID_TICKS = 4
+# For which 1, 2 and 5 of each have room.
+_MOST_DECADES = 2.5
 _DOTS_PER_INCH = 300
 
 _FONT_SIZE = 8
@@ -164,9 +167,12 @@ def count_in_whole_numbers(axis: Axes) -> None:
 
 
 def show_plain_numbers(*axes: Axis) -> None:
-    """On logarithmic axes: 1, 2, 5, 10 in place of powers."""
+    """On logarithmic axes, once all is drawn: 1, 2, 5, 10 in place of powers, and over many decades
+    1, 10, 100."""
     for axis in axes:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = axis.get_view_interval()
+        is_wide = low > 0 and math.log10(high / low) > _MOST_DECADES
+        axis.set_major_locator(LogLocator(subs=(1,) if is_wide else (1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
 

@@ -18,7 +18,7 @@ from network_report import crossovers, write_report
 from network_rows import Cell, Row, link_of
 from predictions import errors, gradients_of, predicted
 from predictions import write_report as write_errors
-from steps import ALONE, EXCHANGE, STEP
+from steps import ALONE, CODED, EXCHANGE, STEP
 
 RATES = ("100mbit", "1gbit", "unshaped")
 
@@ -90,12 +90,14 @@ def test_what_is_as_predicted_is_not_away_from_it(tmp_path):
     for rate in RATES:
         for method in METHODS[1:]:
             row = measured(method, rate)
-            one = predicted(row, gradients, USUAL, 50.0)
+            one = predicted(row, gradients, USUAL, 50.0, uncoded_bytes=row.sent_bytes)
             assert (one is None) == method.startswith("PowerSGD")
+            if method.endswith(CODED):
+                assert predicted(row, gradients, USUAL, 50.0, uncoded_bytes=None) is None
             if one is not None:
                 away = 1.5 if method == "float32" else 1.1
                 rows.append(replace(row, ms=one.step_s * 1e3 / away))
-    found = errors(rows, {"gpt": gradients}, {2: USUAL})
+    found = errors(rows, {"gpt": gradients}, {(2, gradients.numel): USUAL})
     assert len(found) == len(rows) - len(RATES)
     for row, error in found.items():
         assert error == pytest.approx(0.5 if row.method == "float32" else 0.1)

@@ -21,8 +21,8 @@ def test_a_table_for_each_number_of_workers():
     result = run("--num_parameters", 10**6, "--num_workers", 2, 100_000, "--link", "100mbit")
     assert result.exit_code == 0, result.output
     assert "1,000,000 parameters, 100 Mbit/s a host, the exchange alone" in result.output
-    assert "\n2 workers, a host each\n" in result.output
-    assert "\n100000 workers, a host each\n" in result.output
+    assert "\n2 workers, a host each; auto takes all_gather\n" in result.output
+    assert "\n100000 workers, a host each; auto takes scatter_reduce\n" in result.output
     lines = result.output.splitlines()
     assert sum(line.startswith("float32 ") for line in lines) == 2
     assert sum(line.startswith("3 bits, scatter_reduce ") for line in lines) == 2

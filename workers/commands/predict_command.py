@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from compsgd.comm.exchange_choice import chosen_by_auto
 from compsgd.workers.commands.path_option import PathOption, check_picture, write_json
 from compsgd.workers.commands.spreading import IntegerRange, SpreadingCommand, normalise
 from compsgd.workers.data.datasets import IMAGE_FORMATS
@@ -104,8 +105,9 @@ def predict_command(**values: Any) -> None:
     \b
     sent MB   by a worker in a step, as the ledger would count it
     step ms   forward, backward, coding and travelling, as far as they cannot overlap
+    float32 / this    how many times as fast as with float32; the same for 16 bits
     pays <    the bandwidth of hosts' links below which a step is faster than with float32,
-              and than with 16 bits
+              and than with 16 bits; "always" where the model finds none
 
     The model and how far it is from what was measured: docs/predictions.md. A worker computes on
     one core of a CPU; of GPUs nothing is known here.
@@ -123,7 +125,8 @@ def predict_command(**values: Any) -> None:
         found.append((there, predict(there, gradients, asked)))
     click.echo(_headline(gradients, step_s, values))
     for cluster, predictions in found:
-        click.echo(f"\n{_place(cluster)}\n")
+        taken = chosen_by_auto(cluster.num_workers)
+        click.echo(f"\n{_place(cluster)}; auto takes {taken}\n")
         click.echo(_table(predictions))
     if values["json_path"] is not None:
         _write_json(values["json_path"], gradients, found)
@@ -181,7 +184,9 @@ def _machine(values: dict[str, Any], gradients: Gradients) -> Machine:
 def _headline(gradients: Gradients, step_s: float, values: dict[str, Any]) -> str:
     link = rate_text(values["link"])
     step = f"{step_s * 1e3:.1f} ms of forward and backward" if step_s else "the exchange alone"
-    return f"{gradients.numel:,} parameters, {link} a host, {step}"
+    is_usual = not values["calibrates"] and values["machine_path"] is None
+    machine = "; coding as on a server of 2023, --calibrate measures yours" if is_usual else ""
+    return f"{gradients.numel:,} parameters, {link} a host, {step}{machine}"
 
 
 def _place(cluster: Cluster) -> str:
@@ -192,7 +197,15 @@ def _place(cluster: Cluster) -> str:
 
 
 def _table(predictions: Sequence[Prediction]) -> str:
-    head = ["", "sent MB", "step ms", "x float32", "x 16 bits", "pays <", "than 16 bits <"]
+    head = [
+        "",
+        "sent MB",
+        "step ms",
+        "float32 / this",
+        "16 bits / this",
+        "pays <",
+        "than 16 bits <",
+    ]
     rows = [
         [
             one.method.name,
