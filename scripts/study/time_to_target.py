@@ -61,7 +61,8 @@ table says "all of it"). Seconds are rounds times that, of the wall clock, witho
 megabytes are those that rank 0 has sent, as the kernel has counted them; one seed. "Allowed" is
 what a round would take by the bytes and the measured computation alone, as `compsgd predict` has
 them for ranks that share these cores, and "of the gain" how much of what that saves against fp16,
-over the whole race, is saved.
+over the whole race, is saved. That computation, as "no communication", has AdamW's update in it,
+of which our optimizer in the races on images has no need: there a vote may take less than allowed.
 """
 
 

@@ -12,7 +12,7 @@ from compsgd.workers.commands.spreading import SpreadingCommand, normalise
 from compsgd.workers.launch.spawning import start_processes
 from compsgd.workers.options import Options
 from compsgd.workers.report.standard_output import guarded_output
-from compsgd.workers.report.tables import format_table
+from compsgd.workers.report.tables import format_table, option_text
 from compsgd.workers.train.forecast import forecast
 from compsgd.workers.train.run import run
 
@@ -73,7 +73,7 @@ def _forecast(options: Options, rank_info: RankInfo) -> None:
     options.check(rank_info)
     if rank_info.rank == 0:
         found = forecast(options)
-        rows = [(f"--{name}", str(value)) for name, value in options.as_dict().items()]
+        rows = [(f"--{name}", option_text(value)) for name, value in options.as_dict().items()]
         click.echo(format_table(("of a run", ""), found))
         click.echo()
         click.echo(format_table(("option", "value"), rows))

@@ -28,6 +28,19 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(map(line, (head, rule, *rows)))
 
 
+def option_text(value: Any) -> str:
+    """The value of an option, nearly as one types it; a hyphen for none.
+
+    Args:
+        value: of an option, perhaps several.
+    """
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(option_text, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-" if value is None else str(value)
+
+
 def result_table(
     cells: Sequence[Mapping[str, Any]],
     labels: Mapping[tuple[float, float], str],

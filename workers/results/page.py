@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from compsgd.workers.report.tables import result_table
+from compsgd.workers.report.tables import option_text, result_table
 from compsgd.workers.results.finished import Finished
 
 _STYLE = """
@@ -107,13 +107,7 @@ def _figures(found: Finished) -> Iterator[str]:
 
 
 def _pairs(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
-    return [(f"{before}{name}", _shown(value)) for name, value in values.items()]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(str, value))
-    return "-" if value is None else str(value)
+    return [(f"{before}{name}", option_text(value)) for name, value in values.items()]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
