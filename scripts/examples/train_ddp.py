@@ -132,9 +132,9 @@ def load(path: Path, parts: dict[str, Any], state: VoteState | None, device: tor
 @click.option("--data_root", type=click.Path(path_type=Path), default=None,
               help="Where CIFAR-10 is, or is to be; without it, random images.")  # fmt: skip
 @click.option("--num_images", default=512, show_default=True, help="Random ones.")
-@click.option("--epochs", default=2, show_default=True)
+@click.option("--epochs", default=3, show_default=True)
 @click.option("--batch_size", default=32, show_default=True, help="Of each process.")
-@click.option("--lr", default=0.05, show_default=True)
+@click.option("--lr", default=0.005, show_default=True)
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),

@@ -28,13 +28,17 @@ def found():
     return errors(rows, gradients, machines)
 
 
+def test_four_of_five_cells_are_within_a_fifth(found):
+    assert len(found) == 272
+    assert sum(abs(error) <= 0.2 for error in found.values()) >= 0.8 * len(found)
+
+
 def test_steps_of_hosts_with_a_core_each_are_within_a_fifth(found):
     """Over links of up to 1 Gbit/s; beyond, they are bounded by what nobody has measured."""
     own_core = {row: error for row, error in found.items()
                 if row.num_hosts == 2 and row.kind == STEP and row.bits_per_s <= 1e9}  # fmt: skip
     assert len(own_core) == 34
-    assert sum(abs(error) <= 0.2 for error in own_core.values()) >= 32
-    assert max(map(abs, own_core.values())) < 0.25
+    assert max(map(abs, own_core.values())) < 0.2
 
 
 def test_hosts_that_share_cores_are_predicted_too_fast_and_not_by_half(found):
