@@ -100,7 +100,8 @@ def test_the_script_to_copy_goes_on_where_it_was_killed(tmp_path):
     """Killed after an epoch and started again, it ends with the same bits everywhere."""
 
     def command(name, *more):
-        options = ["--num_images", "32", "--batch_size", "4", "--checkpoint", str(tmp_path / name)]
+        options = ["--num_images", "32", "--batch_size", "4", "--epochs=2"]
+        options += ["--checkpoint", str(tmp_path / name)]
         return *QUIET, *TORCHRUN, TRAIN_DDP, *options, *more
 
     def saved(name):
