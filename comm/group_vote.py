@@ -203,12 +203,17 @@ class GroupVote:
         beta = self._settings.momentum
         if not beta or not _are_finite([one.values for one in gradients]):
             return
-        for gradient in gradients:
-            # A shard may have no element of a parameter.
-            if gradient.is_present and gradient.values.numel():
-                mean = self._running_mean(gradient.place).view(gradient.values.shape)
-                mean.copy_(mean * beta + gradient.values.float() * (1.0 - beta))
-                gradient.values.copy_(mean)
+        # A shard may have no element of a parameter.
+        here = [one for one in gradients if one.is_present and one.values.numel()]
+        if not here:
+            return
+        values = [one.values for one in here]
+        means = [self._running_mean(one.place).view(one.values.shape) for one in here]
+        # All at once: what is exempt are usually many parameters of a few elements.
+        torch._foreach_mul_(means, beta)
+        news = torch._foreach_mul([one.float() for one in values], 1.0 - beta)
+        torch._foreach_add_(means, news)
+        torch._foreach_copy_(values, means)
 
     def _running_mean(self, place: Place) -> Tensor:
         """Of a parameter, flat."""
@@ -264,6 +269,10 @@ def _exempt_momentum(settings: VoteSettings, params: VotedParams) -> Tensor | No
 
 
 def _are_finite(tensors: Sequence[Tensor]) -> bool:
+    """One infinity or NaN makes a sum that is not finite, and so, rarely, do large numbers."""
+    sums = [one.sum(dtype=torch.float32) for one in tensors]
+    if not sums or bool(torch.stack(sums).isfinite().all()):
+        return True
     return all(bool(one.isfinite().all()) for one in tensors)
 
 

@@ -3,7 +3,6 @@ got a gradient."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -22,8 +21,7 @@ class Place(NamedTuple):
     number: int
 
 
-@dataclass(frozen=True)
-class ParamGradient:
+class ParamGradient(NamedTuple):
     """A parameter's gradient on this process.
 
     Attributes:

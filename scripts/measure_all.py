@@ -97,7 +97,7 @@ MEASUREMENTS = [
                 needs_root=True),
     Measurement("soak", "python scripts/robustness/soak.py --runs 200 --seed 2", 90, ROBUSTNESS),
     Measurement("pictures", "python scripts/readme_pictures.py", 5),
-    Measurement("timeline", "python scripts/bench/timeline.py", 2, needs_root=True),
+    Measurement("timeline", "python scripts/bench/timeline.py", 2, PAGE, needs_root=True),
     Measurement("network", "python scripts/bench/network.py", 240, needs_root=True),
     Measurement("predictions", "python scripts/bench/predictions.py", 5, needs_root=True),
     Measurement("entropy", "python scripts/study/entropy.py", 20, data_option="--data"),

@@ -47,5 +47,5 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
 
 def _scatter(flat: Tensor, gradients: Sequence[Tensor]) -> None:
     parts = flat.split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view(gradient.shape))
+    shaped = [part.view(one.shape) for one, part in zip(gradients, parts, strict=True)]
+    torch._foreach_copy_(list(gradients), shaped)

@@ -232,7 +232,7 @@ def timeline(
     title = f"{numel / 1e6:.3g} M elements, {num_bits} bits, {num_hosts} hosts, {link}"
     click.echo(f"{title}\n\n{table(names, found, shape.bits_per_s)}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    click.echo(f"figure: {save_figure(draw(names, found, title), out)}")
+    click.echo(f"figure: {save_figure(draw(names, found, title), out)}", err=True)
 
 
 if __name__ == "__main__":

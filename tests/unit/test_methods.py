@@ -129,3 +129,18 @@ def test_with_one_level_hierarchical_is_scatter_reduce(per_host):
         vote(cluster(4, per_host), NUMEL, 1, 3, one) for one in ("hierarchical", "scatter_reduce")
     ]
     assert found[0].step_s == found[1].step_s
+
+
+@pytest.mark.parametrize("bits_per_s", [1e9, 1e11])
+@pytest.mark.parametrize("exchange", ["all_gather", "scatter_reduce"])
+def test_of_many_buckets_the_last_tell_the_rest(exchange, bits_per_s, monkeypatch):
+    """The processor is what takes longest on the fast link, and the link on the slow one."""
+    where = replace(cluster(8, machine=USUAL, compute_s=20.0), link=Link(bits_per_s, 1e-4))
+    numel = 200 * 6_553_600 + 12_345
+    methods = (
+        lambda: vote(where, numel, 1, 3, exchange).step_s,
+        lambda: all_reduce(where, numel, "float32", 4).step_s,
+    )
+    told = [method() for method in methods]
+    monkeypatch.setattr("compsgd.workers.prediction.methods._FOLLOWED", 1000)
+    assert told == pytest.approx([method() for method in methods], rel=0.01)

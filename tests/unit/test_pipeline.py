@@ -18,6 +18,26 @@ def test_no_resource_and_no_job_is_faster_than_its_own_work_and_all_is_done_in_t
     assert max([0.0, *works, *by_resource]) <= found <= sum(works)
 
 
+@given(JOBS)
+def test_it_is_what_following_every_stage_comes_to(jobs):
+    assert finish_s(jobs) == _followed_s(jobs)
+
+
+def _followed_s(jobs):
+    """The same, and in so many words."""
+    free, reached, ready = dict.fromkeys("abc", 0.0), [0] * len(jobs), [0.0] * len(jobs)
+
+    def start_s(job):
+        return max(ready[job], free[jobs[job][reached[job]].resource])
+
+    while waiting := [job for job in range(len(jobs)) if reached[job] < len(jobs[job])]:
+        chosen = min(waiting, key=lambda job: (start_s(job), -reached[job], job))
+        resource, seconds = jobs[chosen][reached[chosen]]
+        ready[chosen] = free[resource] = start_s(chosen) + seconds
+        reached[chosen] += 1
+    return max(ready, default=0.0)
+
+
 def test_one_is_coded_while_another_travels():
     job = [Stage("core", 1.0), Stage("link", 2.0), Stage("core", 1.0)]
     assert finish_s([job]) == 4.0

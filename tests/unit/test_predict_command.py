@@ -28,6 +28,25 @@ def test_a_table_for_each_number_of_workers():
     assert sum(line.startswith("3 bits, scatter_reduce ") for line in lines) == 2
 
 
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("25M", "25,000,000"), ("70b", "70,000,000,000"), ("64k", "64,000"), ("12", "12")],
+)
+def test_sizes_of_models_are_written_as_usual(written, number):
+    for command in ("predict", "bytes"):
+        result = CliRunner().invoke(compsgd, [command, *QUICK[2:], "--num_parameters", written])
+        assert result.exit_code == 0, result.output
+        assert f"{number} parameters" in result.output
+
+
+@pytest.mark.parametrize("written", ["25G", "M", "1.0001K", "0M", "-1M", "1e6", "2 M"])
+def test_sizes_that_are_none_are_told(written):
+    result = run("--num_parameters", written)
+    assert result.exit_code == 2
+    assert "--num_parameters" in result.output
+    assert result.output.count("\n") <= 4
+
+
 def test_hosts_have_an_exchange_of_their_own():
     alone = run(*QUICK)
     together = run(*QUICK, "--workers_per_host", 2)

@@ -7,6 +7,7 @@ import click
 from compsgd.comm.traffic.cost import StepCost, ring_all_reduce
 from compsgd.optim.optimizers import OPTIMIZERS
 from compsgd.workers.commands.spreading import (
+    CountRange,
     IntegerRange,
     SpreadingCommand,
     flag_option,
@@ -41,9 +42,9 @@ _EXCHANGES = ("both", "all_gather", "scatter_reduce")
 )
 @click.option(
     "--num_parameters",
-    type=IntegerRange(min=1),
+    type=CountRange(min=1),
     default=None,
-    help="So many elements in one tensor, instead of a model.",
+    help="So many elements in one tensor, instead of a model, as in 25M.",
 )
 @click.option(
     "--optimizer",

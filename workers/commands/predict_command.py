@@ -11,7 +11,7 @@ import click
 
 from compsgd.comm.exchange_choice import chosen_by_auto
 from compsgd.workers.commands.path_option import PathOption, check_picture, write_json
-from compsgd.workers.commands.spreading import IntegerRange, SpreadingCommand, normalise
+from compsgd.workers.commands.spreading import CountRange, IntegerRange, SpreadingCommand, normalise
 from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.failures import UsageError
 from compsgd.workers.prediction.calibration import calibrate, model_step_s
@@ -64,8 +64,8 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
               help="Whose gradients are combined.")  # fmt: skip
 @click.option("--dataset", type=click.Choice(tuple(IMAGE_FORMATS)), default="MNIST",
               show_default=True, help="The images that the model is made for.")  # fmt: skip
-@click.option("--num_parameters", type=IntegerRange(min=1), default=None,
-              help="So many elements in one tensor, instead of a model.")  # fmt: skip
+@click.option("--num_parameters", type=CountRange(min=1), default=None,
+              help="So many elements in one tensor, instead of a model, as in 25M.")  # fmt: skip
 @click.option("--num_workers", type=IntegerRange(2, _MOST_WORKERS), multiple=True,
               default=[2, 4, 8, 16], show_default=True,
               help="Numbers of workers, as in --num_workers 2 4.")  # fmt: skip

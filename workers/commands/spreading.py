@@ -1,11 +1,14 @@
 """How the commands read their words: several values behind one option, hyphens for underscores; and
 how their help lists them."""
 
+import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import click
 
+_UNITS = {"K": 10**3, "M": 10**6, "B": 10**9}
 _Declared = TypeVar("_Declared", bound=Callable[..., Any] | click.Command)
 
 
@@ -23,6 +26,17 @@ class IntegerRange(click.IntRange):
     """Integers between bounds; a word that is no number is none because of the bounds."""
 
     name = "integer"
+
+
+class CountRange(IntegerRange):
+    """Integers that may be written as 25M or 1.5B, as the sizes of models are."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        written = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB])", str(value), re.IGNORECASE)
+        if written:
+            number = Decimal(written[1]) * _UNITS[written[2].upper()]
+            value = int(number) if number == int(number) else value
+        return super().convert(value, param, ctx)
 
 
 def flag_option(*names: str, default: bool, help: str) -> Callable[[_Declared], _Declared]:

@@ -4,6 +4,8 @@ what it sends, and how both overlap with backward and with each other."""
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TypeAlias
 
 from compsgd.comm.traffic.cost import StepCost, ring_all_reduce
 from compsgd.voting.chunks import best_num_chunks
@@ -19,7 +21,11 @@ _BUCKET_BYTES = 25 * (1 << 20)
 _FLOAT_BYTES = 4
 # Backward takes twice as long as forward.
 _FORWARD = 1 / 3
+# So many buckets are followed one by one: 400 MB of gradients.
+_FOLLOWED = 16
 _CORE, _LINK, _INNER = "core", "link", "inner link"
+
+Jobs: TypeAlias = Sequence[Sequence[Stage]]
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,8 @@ def all_reduce(cluster: Cluster, numel: int, name: str, element_bytes: int) -> M
     is_cast = element_bytes < _FLOAT_BYTES
     prepare_s = machine.copy_s + (machine.cast_s / 2 if is_cast else 0.0)
     adding_s = machine.all_reduce_16_s if is_cast else machine.all_reduce_s
-    jobs = []
-    for size in _buckets(numel):
+
+    def jobs_of(size: int) -> Jobs:
         sent_bytes = ring_all_reduce(size, num_workers) * element_bytes // _FLOAT_BYTES
         crossing = sent_bytes if cluster.num_hosts > 1 else 0
         staying = sent_bytes if cluster.workers_per_host > 1 else 0
@@ -116,9 +122,10 @@ def all_reduce(cluster: Cluster, numel: int, name: str, element_bytes: int) -> M
         ways = [Traffic(sent_bytes, crossing, staying, count, count) for count in counts]
         travel = min((_travel(cluster, way, adding_s) for way in ways), key=_seconds)
         core = Stage(_CORE, size * prepare_s)
-        jobs.append([_backward(cluster, size / numel), core, *travel, core])
+        return [[_backward(cluster, size / numel), core, *travel, core]]
+
     total_bytes = ring_all_reduce(numel, num_workers) * element_bytes // _FLOAT_BYTES
-    return Method(name, total_bytes, _step_s(cluster, jobs))
+    return Method(name, total_bytes, _step_s(cluster, numel, jobs_of))
 
 
 # Ours.
@@ -188,8 +195,8 @@ def vote(
         speed = _with_coder(speed)
         phases = [one.part(coded_share) if isinstance(one, Traffic) else one for one in phases]
     ways = [one for one in phases if isinstance(one, Traffic)]
-    jobs = []
-    for size in _buckets(numel):
+
+    def jobs_of(size: int) -> Jobs:
         bucket = size / numel
         travel_s = sum(_seconds(_travel(cluster, one.part(bucket))) for one in ways)
         num_chunks = best_num_chunks(size, travel_s)
@@ -203,10 +210,12 @@ def vote(
             else:
                 coding += _travel(cluster, one.part(chunk))
         coding.append(decode)
-        jobs += [[_backward(cluster, bucket), *coding]] + [coding] * (num_chunks - 1)
+        return [[_backward(cluster, bucket), *coding]] + [coding] * (num_chunks - 1)
+
     coded = "" if coded_share is None else ", coded"
     name = f"{num_bits} bit{'s' if num_bits > 1 else ''}, {exchange}{coded}"
-    return Method(name, round(sum(one.sent_bytes for one in ways)), _step_s(cluster, jobs))
+    sent_bytes = round(sum(one.sent_bytes for one in ways))
+    return Method(name, sent_bytes, _step_s(cluster, numel, jobs_of))
 
 
 def _with_coder(speed: VoteSpeed) -> VoteSpeed:
@@ -232,8 +241,22 @@ def _backward(cluster: Cluster, share: float) -> Stage:
     return Stage(_CORE, (1 - _FORWARD) * cluster.compute_s * share)
 
 
-def _step_s(cluster: Cluster, jobs: Sequence[Sequence[Stage]]) -> float:
-    return _FORWARD * cluster.compute_s + finish_s(jobs)
+def _step_s(cluster: Cluster, numel: int, jobs_of: Callable[[int], Jobs]) -> float:
+    """Forward, and then bucket behind bucket. Of very many buckets the last few are followed:
+    before them the pipeline is full, and one takes as long as the next.
+
+    Args:
+        numel: elements of all gradients.
+        jobs_of: what is to be done with a bucket of so many elements.
+    """
+    sizes = _buckets(numel)
+    buckets = [jobs_of(size) for size in sizes[-_FOLLOWED:]]
+    seconds = finish_s(list(chain(*buckets)))
+    if len(sizes) > len(buckets):
+        half = _FOLLOWED // 2
+        a_half_s = seconds - finish_s(list(chain(*buckets[half:])))
+        seconds += (len(sizes) - len(buckets)) * a_half_s / half
+    return _FORWARD * cluster.compute_s + seconds
 
 
 def _direct(cluster: Cluster, sent_bytes: float) -> Traffic:

@@ -1,6 +1,8 @@
 """When work is done that goes through one resource after another, chunk behind chunk."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 
@@ -30,18 +32,55 @@ def finish_s(jobs: Sequence[Sequence[Stage]]) -> float:
         >>> finish_s([job, job])  # the second one is coded while the first one travels
         8.0
     """
-    free: dict[str, float] = {}
-    reached = [0] * len(jobs)
-    ready = [0.0] * len(jobs)
-    waiting = [index for index, stages in enumerate(jobs) if stages]
-    while waiting:
-        starts = {
-            index: max(ready[index], free.get(jobs[index][reached[index]].resource, 0.0))
-            for index in waiting
-        }
-        chosen = min(waiting, key=lambda index: (starts[index], -reached[index], index))
-        stage = jobs[chosen][reached[chosen]]
-        ready[chosen] = free[stage.resource] = starts[chosen] + stage.seconds
-        reached[chosen] += 1
-        waiting = [index for index in waiting if reached[index] < len(jobs[index])]
-    return max(ready, default=0.0)
+    queues: dict[str, _Queue] = defaultdict(_Queue)
+    for index, stages in enumerate(jobs):
+        if stages:
+            queues[stages[0].resource].add(0.0, 0, index)
+    last_s = 0.0
+    while any(queues.values()):
+        queue = min(filter(None, queues.values()), key=_Queue.first)
+        _, _, index = queue.first()
+        stages = jobs[index]
+        reached, end_s = queue.begin(stages)
+        last_s = max(last_s, end_s)
+        if reached < len(stages):
+            queues[stages[reached].resource].add(end_s, reached, index)
+    return last_s
+
+
+class _Queue:
+    """The jobs that wait for a resource."""
+
+    def __init__(self) -> None:
+        self._free_s = 0.0
+        # Those that could begin by then; and those that cannot, by when they can.
+        self._able: list[tuple[int, int]] = []
+        self._later: list[tuple[float, int, int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._able or self._later)
+
+    def add(self, ready_s: float, reached: int, index: int) -> None:
+        """A job that can begin its stage of this number then."""
+        if ready_s <= self._free_s:
+            heappush(self._able, (-reached, index))
+        else:
+            heappush(self._later, (ready_s, -reached, index))
+
+    def first(self) -> tuple[float, int, int]:
+        """When the next one begins, less the number of its stage, and the job."""
+        return (self._free_s, *self._able[0]) if self._able else self._later[0]
+
+    def begin(self, stages: Sequence[Stage]) -> tuple[int, float]:
+        """Takes out the next one, whose stages these are: the number of the one behind, and when
+        this one is done."""
+        start_s, less_reached, _ = self.first()
+        if self._able:
+            heappop(self._able)
+        else:
+            heappop(self._later)
+        self._free_s = start_s + stages[-less_reached].seconds
+        while self._later and self._later[0][0] <= self._free_s:
+            _, less_reached_there, index = heappop(self._later)
+            heappush(self._able, (less_reached_there, index))
+        return 1 - less_reached, self._free_s
