@@ -1,14 +1,14 @@
 """network.md and figures: when compression pays, from what network.py has measured."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from network_rows import UNSHAPED, Row, link_of
-from steps import ALONE, EXCHANGE, KINDS, ONE_BUCKET, STEP
+from steps import ALONE, EXCHANGE, KINDS, MODELS, ONE_BUCKET, STEP
 
 from compsgd.files import atomic_write
 from compsgd.plots import save_figure
@@ -33,8 +33,9 @@ host sends take on its link. The exchange is a step of the same parameters witho
 """
 _IN_SHORT = """## In short
 
-How many times as long as with a vote of 3 bits a whole step takes with float32, with 16 bits, and with PowerSGD of
-rank 1: above 1 the vote is ahead. Of the vote and of 16 bits the better of two ways each."""
+How many times as long as with a vote of 3 bits a whole step takes with float32, with 16 bits, and
+with PowerSGD of rank 1: above 1 the vote is ahead. Of the vote and of 16 bits the better of two
+ways each."""
 _TITLES = {STEP: "whole training step", EXCHANGE: "exchange"}
 # A figure's lines: the best of these methods.
 _LINES: Mapping[str, Sequence[str]] = {
@@ -56,6 +57,7 @@ Value = Callable[[Row, Row], float]
 
 def write_report(rows: Sequence[Row], folder: Path) -> None:
     """Writes network.md, and network_<model>.png and utilisation_<model>.png."""
+    rows = in_order(rows)
     parts = [_HEAD, _IN_SHORT, _summary([row for row in rows if row.kind == STEP])]
     for kind in KINDS:
         for model, num_hosts in dict.fromkeys((row.model, row.num_hosts) for row in rows):
@@ -73,6 +75,12 @@ def write_report(rows: Sequence[Row], folder: Path) -> None:
         own = [row for row in steps if row.model == model]
         save_figure(_figure(model, own, _draw_times), folder / f"network_{model}.png")
         save_figure(_figure(model, own, _draw_utilisation), folder / f"utilisation_{model}.png")
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """By model and number of hosts, and else as they come."""
+    models = list(MODELS)
+    return sorted(rows, key=lambda row: (models.index(row.model), row.num_hosts))
 
 
 def _summary(steps: Sequence[Row]) -> str:

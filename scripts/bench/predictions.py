@@ -18,6 +18,7 @@ import click
 import torch
 from csv_rows import read_rows
 from netlab import LabError, Link, answer, ask_ranks, is_asked, places
+from network_report import in_order
 from network_rows import UNSHAPED, Row
 from steps import ALONE, CODED, EXCHANGES, MODELS, VOTE_BITS, vote_name
 
@@ -169,7 +170,7 @@ def write_report(found: Mapping[Row, float], path: Path) -> None:
         f"{median(map(abs, found.values())):.0%}.",
     ]
     for model, num_hosts, kind in dict.fromkeys(
-        (row.model, row.num_hosts, row.kind) for row in found
+        (row.model, row.num_hosts, row.kind) for row in in_order(found)
     ):
         here = {row: error for row, error in found.items()
                 if (row.model, row.num_hosts, row.kind) == (model, num_hosts, kind)}  # fmt: skip

@@ -28,21 +28,39 @@ def found():
     return errors(rows, gradients, machines)
 
 
-def test_four_of_five_cells_are_within_a_fifth(found):
-    assert len(found) == 272
-    assert sum(abs(error) <= 0.2 for error in found.values()) >= 0.8 * len(found)
+def near(errors):
+    """The share of them that are within a fifth."""
+    return sum(abs(error) <= 0.2 for error in errors) / len(errors)
+
+
+def test_most_whole_steps_are_within_a_fifth(found):
+    steps = [error for row, error in found.items() if row.kind == STEP]
+    assert len(steps) == 612
+    assert near(steps) >= 0.75
+    assert len(found) == 1343
+    assert near(found.values()) >= 0.65
 
 
 def test_steps_of_hosts_with_a_core_each_are_within_a_fifth(found):
-    """Over links of up to 1 Gbit/s; beyond, they are bounded by what nobody has measured."""
     own_core = {row: error for row, error in found.items()
-                if row.num_hosts == 2 and row.kind == STEP and row.bits_per_s <= 1e9}  # fmt: skip
-    assert len(own_core) == 34
-    assert max(map(abs, own_core.values())) < 0.2
+                if row.num_hosts == 2 and row.kind == STEP}  # fmt: skip
+    assert len(own_core) == 204
+    assert near(own_core.values()) >= 0.95
+    assert max(map(abs, own_core.values())) < 0.26
+    # Beyond 1 Gbit/s they are bounded by what nobody has measured.
+    largest = [error for row, error in own_core.items()
+               if row.model == "resnet18" and row.bits_per_s <= 1e9]  # fmt: skip
+    assert len(largest) == 34
+    assert near(largest) == 1
 
 
-def test_hosts_that_share_cores_are_predicted_too_fast_and_not_by_half(found):
-    shared = [error for row, error in found.items() if row.num_hosts == 4]
-    assert len(shared) == 136
-    assert -0.4 < median(shared) < 0
-    assert max(shared) < 0.2
+@pytest.mark.parametrize(("num_hosts", "share"), [(4, 0.8), (8, 0.5)])
+def test_steps_of_hosts_that_share_cores_are_predicted_too_fast_and_not_by_half(
+    num_hosts, share, found
+):
+    shared = [error for row, error in found.items()
+              if row.num_hosts == num_hosts and row.kind == STEP]  # fmt: skip
+    assert len(shared) == 204
+    assert -0.2 < median(shared) < 0
+    assert min(shared) > -0.5
+    assert near(shared) >= share
