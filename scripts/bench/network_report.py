@@ -163,13 +163,15 @@ def _draw_times(axis: Axes, here: Times) -> None:
     """Milliseconds of a step against the rate; marks where the vote stops to pay."""
     lines = _draw_lines(axis, here, lambda row, alone: row.ms)
     axis.set_yscale("log")
+    axis.margins(y=0.15)
     show_plain_numbers(axis.yaxis)
     axis.set_ylabel("step (ms)")
-    for other in ("float32", "16 bit"):
+    # Above the line where float32 overtakes the vote, and below it where 16 bits do.
+    for other, (offset, side) in {"float32": (4, "bottom"), "16 bit": (-4, "top")}.items():
         for rate, ms in crossovers(lines.get(_OURS, []), lines.get(other, [])):
             axis.plot([rate], [ms], "o", color="black", markersize=3)
-            axis.annotate(f"{rate:.2g}", (rate, ms), (2, 4), textcoords="offset points",
-                          fontsize="x-small")  # fmt: skip
+            axis.annotate(f"{rate:.2g}", (rate, ms), (0, offset), textcoords="offset points",
+                          fontsize="x-small", ha="center", va=side)  # fmt: skip
 
 
 def _draw_utilisation(axis: Axes, here: Times) -> None:

@@ -29,7 +29,7 @@ from compsgd.codec.numba_codec import NumbaCodec
 from compsgd.comm import ScatterReduceExchange
 from compsgd.comm.traffic.kernel_counters import count_bytes, open_sockets
 from compsgd.plots import save_figure
-from compsgd.plots.style import add_legend, in_paper_style, new_figure
+from compsgd.plots.style import in_paper_style, new_figure
 from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.ballot import BallotBox
 from compsgd.voting.tally import BallotTally
@@ -163,25 +163,26 @@ def draw(names: Sequence[str], found: Sequence[dict[str, Any]], title: str) -> F
     """An axis for each number of chunks, one below the other."""
     figure, axes = new_figure(len(found), 1, title)
     runs = [median_run(its["runs"]) for its in found]
+    seen = {track for run in runs for track, _, _ in run["events"]}
+    tracks = [track for track in _TRACKS if track in seen]
     longest_ms = max(run["seconds"] for run in runs) * 1e3
     for axis, name, run in zip(axes, names, runs, strict=True):
-        _draw_run(axis, run["events"])
+        _draw_run(axis, run["events"], tracks)
         axis.set_xlim(0, longest_ms * 1.02)
         axis.set_title(name)
     axes[-1].set_xlabel("ms")
-    add_legend(figure, axes[:1])
     return figure
 
 
-def _draw_run(axis: Axes, events: Sequence[Event]) -> None:
-    for place, (track, colour) in enumerate(_TRACKS.items()):
+def _draw_run(axis: Axes, events: Sequence[Event], tracks: Sequence[str]) -> None:
+    for place, track in enumerate(tracks):
         bars = sorted((start * 1e3, end * 1e3) for name, start, end in events if name == track)
         # Those that travel queue on one link: each is on its way when those before are there.
         bars = _one_behind_the_other(bars) if "travel" in track else _joined(bars)
         lengths = [(start, end - start) for start, end in bars]
-        style = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.3}
+        style = {"facecolor": _TRACKS[track], "edgecolor": "white", "linewidth": 0.3}
         axis.broken_barh(lengths, (place - 0.4, 0.8), label=track, **style)
-    axis.set_yticks(range(len(_TRACKS)), list(_TRACKS))
+    axis.set_yticks(range(len(tracks)), tracks)
     axis.invert_yaxis()
 
 
