@@ -90,7 +90,7 @@ MEASUREMENTS = [
                 ROBUSTNESS, "--dataset_root"),
     Measurement("hostile_peers", "python scripts/robustness/hostile_peers.py", 30, ROBUSTNESS),
     Measurement("writes", "python scripts/robustness/writes.py", 25, ROBUSTNESS),
-    Measurement("fuzz_files", "python scripts/robustness/fuzz_files.py", 20, ROBUSTNESS),
+    Measurement("fuzz_files", "python scripts/robustness/fuzz_files.py", 5, ROBUSTNESS),
     Measurement("link_faults", "python scripts/robustness/link_faults.py", 20, ROBUSTNESS,
                 needs_root=True),
     Measurement("intruders", "python scripts/robustness/intruders.py", 15, ROBUSTNESS,
