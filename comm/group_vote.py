@@ -14,7 +14,7 @@ from compsgd.codec.alphabet import ballot_alphabet
 from compsgd.codec.combine import VOTE
 from compsgd.codec.compiling import Work
 from compsgd.comm.exchange_choice import build_exchange
-from compsgd.comm.group.averaging import average, start_average_of_finite
+from compsgd.comm.group.averaging import are_finite, average, start_average_of_finite
 from compsgd.comm.group.collectives import Collectives
 from compsgd.comm.parameters import ParamGradient, Place, VotedParams
 from compsgd.comm.stretch_vote import StretchVote
@@ -201,13 +201,11 @@ class GroupVote:
         """The running mean that levels are made of takes the place of gradients that are averaged,
         too. What is not finite stays, and leaves it as it was."""
         beta = self._settings.momentum
-        if not beta or not _are_finite([one.values for one in gradients]):
-            return
         # A shard may have no element of a parameter.
         here = [one for one in gradients if one.is_present and one.values.numel()]
-        if not here:
-            return
         values = [one.values for one in here]
+        if not beta or not values or not are_finite(values):
+            return
         means = [self._running_mean(one.place).view(one.values.shape) for one in here]
         # All at once: what is exempt are usually many parameters of a few elements.
         torch._foreach_mul_(means, beta)
@@ -266,14 +264,6 @@ def _fresh_memory(settings: VoteSettings, params: VotedParams) -> dict[str, Tens
 def _exempt_momentum(settings: VoteSettings, params: VotedParams) -> Tensor | None:
     numel = memory_sizes(settings, params).get(EXEMPT_MOMENTUM)
     return None if numel is None else torch.zeros(numel, device=params.device)
-
-
-def _are_finite(tensors: Sequence[Tensor]) -> bool:
-    """One infinity or NaN makes a sum that is not finite, and so, rarely, do large numbers."""
-    sums = [one.sum(dtype=torch.float32) for one in tensors]
-    if not sums or bool(torch.stack(sums).isfinite().all()):
-        return True
-    return all(bool(one.isfinite().all()) for one in tensors)
 
 
 def _neighbours(gradients: Sequence[ParamGradient]) -> list[list[ParamGradient]]:

@@ -24,7 +24,7 @@ def start_average_of_finite(
     if not gradients:
         return lambda: None
     flat = _flat(gradients)
-    is_finite = bool(flat.sum().isfinite()) or bool(flat.isfinite().all())
+    is_finite = are_finite([flat])
     if not is_finite:
         flat.zero_()
     summed = torch.cat([flat, flat.new_full((1,), float(is_finite))])
@@ -39,6 +39,13 @@ def start_average_of_finite(
             average(gradients, collectives)
 
     return finish
+
+
+def are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether all elements are; of at least one tensor. One infinity or NaN makes a sum that is not
+    finite, and so, rarely, do large numbers."""
+    sums = torch.stack([one.sum(dtype=torch.float32) for one in tensors])
+    return bool(sums.isfinite().all()) or all(bool(one.isfinite().all()) for one in tensors)
 
 
 def _flat(gradients: Sequence[Tensor]) -> Tensor:

@@ -39,12 +39,13 @@ def finish_s(jobs: Sequence[Sequence[Stage]]) -> float:
     last_s = 0.0
     while any(queues.values()):
         queue = min(filter(None, queues.values()), key=_Queue.first)
-        _, _, index = queue.first()
+        start_s, reached, index = queue.take()
         stages = jobs[index]
-        reached, end_s = queue.begin(stages)
+        end_s = start_s + stages[reached].seconds
+        queue.is_free_at(end_s)
         last_s = max(last_s, end_s)
-        if reached < len(stages):
-            queues[stages[reached].resource].add(end_s, reached, index)
+        if reached + 1 < len(stages):
+            queues[stages[reached + 1].resource].add(end_s, reached + 1, index)
     return last_s
 
 
@@ -71,16 +72,17 @@ class _Queue:
         """When the next one begins, less the number of its stage, and the job."""
         return (self._free_s, *self._able[0]) if self._able else self._later[0]
 
-    def begin(self, stages: Sequence[Stage]) -> tuple[int, float]:
-        """Takes out the next one, whose stages these are: the number of the one behind, and when
-        this one is done."""
-        start_s, less_reached, _ = self.first()
+    def take(self) -> tuple[float, int, int]:
+        """Takes the next one out: when it begins, the number of its stage, and the job."""
+        start_s, less_reached, index = self.first()
         if self._able:
             heappop(self._able)
         else:
             heappop(self._later)
-        self._free_s = start_s + stages[-less_reached].seconds
-        while self._later and self._later[0][0] <= self._free_s:
-            _, less_reached_there, index = heappop(self._later)
-            heappush(self._able, (less_reached_there, index))
-        return 1 - less_reached, self._free_s
+        return start_s, -less_reached, index
+
+    def is_free_at(self, free_s: float) -> None:
+        self._free_s = free_s
+        while self._later and self._later[0][0] <= free_s:
+            _, less_reached, index = heappop(self._later)
+            heappush(self._able, (less_reached, index))
