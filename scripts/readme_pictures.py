@@ -19,12 +19,13 @@ from compsgd.plots import Run, curves_figure, save_figure
 from compsgd.plots.style import show_plain_numbers
 from compsgd.workers.commands.bench_command import bench
 from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.spreading import SpreadingCommand
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("first_run", "codec")
 
 
-@click.command()
+@click.command(cls=SpreadingCommand)
 @click.option("--out", type=PathOption(file_okay=False),
               default=ROOT / "docs" / "pictures", help="Folder of the pictures.")  # fmt: skip
 @click.option("--picture", "names", type=click.Choice(NAMES), multiple=True, default=NAMES)

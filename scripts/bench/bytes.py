@@ -14,6 +14,7 @@ import click
 
 from compsgd.comm.traffic.cost import StepCost, ring_all_reduce
 from compsgd.history import read_histories
+from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.train.models import build_model
@@ -29,7 +30,7 @@ PLAIN = ["--range_decay", "1", "--momentum", "0", "--lr_schedule", "constant", "
          "--l2", "0"]  # fmt: skip
 
 
-@click.command()
+@click.command(cls=SpreadingCommand)
 @click.option("--dataset", type=click.Choice(list(IMAGE_FORMATS)), default="digits")
 @click.option("--dataset_root", default="data")
 @click.option("--model", default="vanilla_cnn")

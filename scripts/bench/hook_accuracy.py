@@ -1,6 +1,6 @@
 """Test accuracy of an existing recipe through the hook, beside plain DistributedDataParallel.
 
-python scripts/bench/hook_accuracy.py --dataset_root data --dataset MNIST --dataset FashionMNIST
+python scripts/bench/hook_accuracy.py --dataset_root data --dataset MNIST FashionMNIST
 
 Adam and SGD with momentum, with the learning rates that plain DDP would be given. In the rows
 "vote" momentum is in the vote, and the learning rate follows from plain DDP's by a rule; in those
@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compsgd.comm import register_vote_hook
 from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.data.datasets import load_dataset
 from compsgd.workers.data.splits import Dataset
 from compsgd.workers.launch.spawning import start_processes
@@ -113,7 +114,7 @@ def all_runs(dataset: str, root: Path, model: str, epochs: int, batch_size: int,
     return found
 
 
-@click.command()
+@click.command(cls=SpreadingCommand)
 @click.option("--dataset", "datasets", multiple=True, default=["digits"], show_default=True)
 @click.option("--dataset_root", type=PathOption(), default=Path("data"))
 @click.option("--model", type=click.Choice(IMAGE_MODELS), default="vanilla_cnn", show_default=True)

@@ -7,8 +7,8 @@ shot, |decoded - g| / |g|, with the scale that fits best. Our levels are taken a
 has seen ten earlier gradients of the same distribution, as it is in training.
 
 Distributed part: one exchange of a gradient over gloo on loopback, as each system does it in
-training: torch's all_reduce, DistributedDataParallel (plain, and with torch's fp16 and PowerSGD
-hooks, one bucket), and our round. Peers that are not installed, or fail here, are reported so.
+training: torch's all_reduce, DistributedDataParallel in one bucket (plain, and with torch's fp16
+and PowerSGD hooks), and our round. Peers that are not installed, or fail here, are reported so.
 """
 
 import importlib
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import click
 import torch
 import torch.distributed as dist
-from step import fp16, powersgd, report
+from steps import HOOKS, ONE_BUCKET, vote_name
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -40,6 +40,7 @@ from compsgd.workers.report.tables import format_table
 _SCALE = 1e-3
 _DECAY = 0.99
 _ROWS = 1000
+_HOOKS = ("float32", "fp16", f"PowerSGD 1{ONE_BUCKET}", f"PowerSGD 2{ONE_BUCKET}")
 
 
 class Codec(NamedTuple):
@@ -81,7 +82,7 @@ def our_codec(num_bits: int, numel: int) -> Codec:
         return -parameter
 
     size = compsgd.packed_num_bytes(numel, num_bits)
-    return Codec(f"compsgd, {num_bits} bits", encode, decode, lambda _: size)
+    return Codec(f"compsgd {vote_name(num_bits)}", encode, decode, lambda _: size)
 
 
 def fp16_codec() -> Codec:
@@ -115,7 +116,7 @@ def hivemind_codec(kind: str) -> Codec:
 
 def local_codecs(numel: int) -> Iterator[tuple[str, Callable[[], Codec]]]:
     for num_bits in (1, 3, 4, 8):
-        yield f"compsgd, {num_bits} bits", lambda b=num_bits: our_codec(b, numel)
+        yield f"compsgd {vote_name(num_bits)}", lambda b=num_bits: our_codec(b, numel)
     yield "fp16 cast", fp16_codec
     yield "bitsandbytes blockwise 8 bit", bitsandbytes_codec
     for kind in ("Uniform8BitQuantization", "Quantile8BitQuantization", "BlockwiseQuantization"):
@@ -187,10 +188,7 @@ def ddp_exchange(numel: int, hook: str) -> Callable[[], Any]:
     rows = _ROWS if numel % _ROWS == 0 else 1
     model = _Linear(gradient_like(numel, dist.get_rank()).view(rows, -1))
     ddp = DistributedDataParallel(model, bucket_cap_mb=4 * numel / 2**20 + 1)
-    if hook == "fp16":
-        fp16(ddp)
-    elif hook.startswith("powersgd"):
-        powersgd(ddp, int(hook[-1]))
+    HOOKS[hook](ddp)
 
     def step() -> None:
         model.weight.grad = None
@@ -227,10 +225,10 @@ def distributed_cases(numel: int) -> list[tuple[str, Callable[[], Callable[[], A
         ("float32 all_reduce", lambda: all_reduce_exchange(numel), False),
         ("backward alone", lambda: local_backward(numel), False),
     ]
-    for hook in ("none", "fp16", "powersgd 1", "powersgd 2"):
-        cases.append((f"DDP, hook {hook}", lambda hook=hook: ddp_exchange(numel, hook), True))
+    for hook in _HOOKS:
+        cases.append((f"DDP, {hook}", lambda hook=hook: ddp_exchange(numel, hook), True))
     for num_bits in (1, 3, 4):
-        name = f"compsgd round, {num_bits} bits"
+        name = f"compsgd {vote_name(num_bits)}"
         cases.append((name, lambda b=num_bits: our_exchange(numel, b), False))
     return cases
 
@@ -284,7 +282,6 @@ def main(numel: int, num_processes: tuple[int, ...], repeats: int) -> None:
     local_part(numel, repeats)
     for count in num_processes:
         distributed_part(numel, count, repeats)
-        report(count, None, batch_size=8, image_size=32, repeats=repeats, compile_="on")
 
 
 if __name__ == "__main__":

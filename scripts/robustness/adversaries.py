@@ -15,6 +15,7 @@ import click
 from compsgd.codec.compiling import COMPILE_CHOICES
 from compsgd.workers.commands.cli import train
 from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.options import ATTACKS
 from compsgd.workers.report.tables import markdown_table
 
@@ -28,7 +29,7 @@ SETTINGS = ["--num_workers", "8", "--threads", "1", "--momentum", "0", "--lr_sch
             "--warmup", "0", "--l2", "0"]  # fmt: skip
 
 
-@click.command()
+@click.command(cls=SpreadingCommand)
 @click.option("--dataset", default="MNIST", show_default=True)
 @click.option("--dataset_root", type=PathOption(), default=Path("data"))
 @click.option("--model", default="mlp", show_default=True)

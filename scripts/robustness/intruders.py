@@ -27,6 +27,7 @@ from pathlib import Path
 import click
 from intrusions import KINDS
 
+from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.report.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -247,7 +248,7 @@ def plan(has_namespaces: bool) -> Sequence[tuple[str, str]]:
     return [(OWN, HERE)]
 
 
-@click.command()
+@click.command(cls=SpreadingCommand)
 @click.option("--connections", type=click.IntRange(min=1), default=10_000, show_default=True,
               help="Against each run from each place.")  # fmt: skip
 @click.option("--victim", "victims", type=click.Choice(tuple(COMMANDS)), multiple=True,

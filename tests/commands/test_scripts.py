@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import sys
 
 import pytest
@@ -14,6 +15,28 @@ def rows_of(text):
     """The cells of the rows of a Markdown table, without its head."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return (line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines[2:])
+
+
+COMMANDS = [path for path in SCRIPTS.rglob("*.py") if "click" in path.read_text()]
+RUN = [path for path in COMMANDS if '__name__ == "__main__"' in path.read_text()]
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda path: str(path.relative_to(SCRIPTS)))
+def test_each_has_a_help(path, monkeypatch, capsys):
+    """And so what it imports is there."""
+    monkeypatch.syspath_prepend(str(path.parent))
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    assert end.value.code in (0, None)
+    assert "Usage: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: str(path.relative_to(SCRIPTS)))
+def test_several_values_may_stand_behind_one_option(path):
+    """As in all commands: `--num_hosts 2 4`."""
+    text = path.read_text()
+    assert "multiple=True" not in text or "cls=SpreadingCommand" in text
 
 
 def test_random_bytes_through_unpack():
@@ -61,6 +84,23 @@ def test_whole_steps_through_each_hook():
         "vote, 1 bit, one bucket", "vote, 3 bits, one bucket", "vote, 4 bits, one bucket",
     ]  # fmt: skip
     assert all(float(row[0]) > 0 for row in rows.values())
+
+
+@pytest.mark.heavy
+def test_codecs_and_exchanges_of_others():
+    finished = run_command(
+        sys.executable, "-W", "ignore", str(SCRIPTS / "bench/peers.py"), "--numel", "20000",
+        "--num_processes", "2", "--repeats", "1",
+    )  # fmt: skip
+    assert finished.exit_code == 0, finished.stderr
+    codecs, exchanges = finished.stdout.split("2 processes on loopback")
+    assert all(f"compsgd vote, {bits}" in codecs for bits in ("1 bit", "3 bits", "4 bits"))
+    rows = re.findall(r"(?m)^(.+?)  +-?[\d.]+  +-?[\d.]+x$", exchanges)
+    assert rows == [
+        "float32 all_reduce", "DDP, float32", "DDP, fp16",
+        "DDP, PowerSGD 1, one bucket", "DDP, PowerSGD 2, one bucket",
+        "compsgd vote, 1 bit", "compsgd vote, 3 bits", "compsgd vote, 4 bits",
+    ]  # fmt: skip
 
 
 @pytest.mark.heavy
