@@ -1,39 +1,40 @@
 """Methods that torch.compile leaves as they are, wherever it meets them.
 
 What they call are compiled kernels already, collectives and files; tracing into those ends in an
-error at worst, and in a compilation for every round at best.
+error at worst, and in a compilation for every round at best. While nobody has imported
+`torch._dynamo` nothing can be traced, and it stays out: it takes a second.
 """
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import torch
+from torch._compile import _disable_dynamo
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
-_prepare: list[Callable[[], None]] = []
-
 
 def untraced(method: _Method) -> _Method:
-    """Decorates such a method; it takes effect with `prepare_untraced`."""
-    found: list[Callable[..., Any]] = []
-
-    def prepare() -> None:
-        if not found:
-            found.append(torch.compiler.disable(method))
-
-    _prepare.append(prepare)
+    """Decorates such a method."""
+    # Not torch.compiler.disable, which imports torch._dynamo here and now.
+    disabled: Callable[..., Any] = _disable_dynamo(method)
 
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (found[0] if found else method)(*args, **kwargs)
+        return (disabled if _can_trace() else method)(*args, **kwargs)
 
     return cast(_Method, call)
 
 
-def prepare_untraced() -> None:
-    """To be called before anything can trace them. It imports what takes seconds, and what torch's
-    own optimizers import too when one is made."""
-    for one in _prepare:
-        one()
+def inherited(method: _Method) -> _Method:
+    """A bound method of torch's that is decorated so, without the decoration where nothing can be
+    traced: at its first call torch would import torch._dynamo."""
+    plain = getattr(method, "__wrapped__", None)
+    if plain is None or _can_trace():
+        return method
+    return cast(_Method, functools.partial(plain, cast(Any, method).__self__))
+
+
+def _can_trace() -> bool:
+    return "torch._dynamo" in sys.modules

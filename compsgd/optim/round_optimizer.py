@@ -44,7 +44,7 @@ from compsgd.optim.saved_state import (
 from compsgd.optim.state import StateViews
 from compsgd.optim.update_rules import Adam, Descent, HeavyBall, StepSize, UpdateRule
 from compsgd.settings import VoteSettings, setting_field
-from compsgd.untraced import prepare_untraced, untraced
+from compsgd.untraced import inherited, untraced
 from compsgd.upwards import exchange_over
 from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.encoder import WorkerEncoder
@@ -331,7 +331,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         self._check_new_group(param_group)
         if self._is_built and self.aggregator.cast:
             raise SettingError("add_param_group between compress and step; call step first")
-        super().add_param_group(param_group)
+        inherited(super().add_param_group)(param_group)
         self._note_exempt_lr(self.param_groups[-1])
         if self._is_built:
             try:
@@ -341,6 +341,10 @@ class RoundOptimizer(torch.optim.Optimizer):
                 self._build()
                 raise
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As everywhere in torch."""
+        inherited(super().zero_grad)(set_to_none)
+
     # State.
 
     def state_dict(self) -> dict[str, Any]:
@@ -348,7 +352,7 @@ class RoundOptimizer(torch.optim.Optimizer):
         parameter stands what belongs to none: bin counts, a list a step, and ballots that are cast
         but not counted, which a distributed checkpoint leaves out."""
         self._refresh()
-        state_dict: dict[str, Any] = super().state_dict()
+        state_dict: dict[str, Any] = inherited(super().state_dict)()
         extra: dict[str, Any] = {PENDING + name: value for name, value in self._pending().items()}
         if self._usage is not None:
             extra[BIN_COUNTS] = self._usage.as_lists()
@@ -370,7 +374,7 @@ class RoundOptimizer(torch.optim.Optimizer):
             if saved.pending:
                 # On trial: if it does not fit, nothing has changed.
                 _restore(self._make_shares(), saved.pending, saved.step)
-        super().load_state_dict(saved.as_state_dict())
+        inherited(super().load_state_dict)(saved.as_state_dict())
         self.state.clear()
         for parameter, own in zip(self._parameters, saved.by_parameter, strict=True):
             self.state[parameter] = dict(own)
@@ -429,7 +433,6 @@ class RoundOptimizer(torch.optim.Optimizer):
     def _build(self) -> None:
         """Flat vectors, their views in `state`, and what takes the rounds, for the parameters as
         they are."""
-        prepare_untraced()
         self._parameters = [param for group in self.param_groups for param in group["params"]]
         for parameter in self._parameters:
             check_parameter(parameter)

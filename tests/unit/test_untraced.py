@@ -1,10 +1,14 @@
 """Optimizers within torch.compile: the same bits, and nothing is traced."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
+from processes import ROOT
 
 import compsgd
-from compsgd.untraced import prepare_untraced, untraced
+from compsgd.untraced import untraced
 
 
 class Counter:
@@ -18,7 +22,6 @@ class Counter:
 
 
 def test_a_method_is_not_traced():
-    prepare_untraced()
     counter = Counter()
     compiled = torch.compile(lambda value: counter.note(value) * 2)
     assert [compiled(torch.tensor(one)).item() for one in (1, 2)] == [4, 6]
@@ -56,3 +59,26 @@ def test_a_compiled_step_equals_an_eager_one(make, settings):
         return [one.detach() for one in net.parameters()]
 
     assert all(map(torch.equal, trained(True), trained(False)))
+
+
+TRAINS = """
+import sys, torch, compsgd
+net = torch.nn.Linear(4, 2)
+optimizer = compsgd.CompressedSGDVote(net.parameters(), 0.01, num_bits=3)
+for step in range(2):
+    optimizer.zero_grad()
+    net(torch.ones(3, 4)).sum().backward()
+    optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+assert "torch._dynamo" not in sys.modules
+# What traces later finds the optimizer that was made before.
+torch.compile(optimizer.step, backend="eager", fullgraph=False)()
+assert "torch._dynamo" in sys.modules and optimizer.round == 3
+"""
+
+
+def test_training_imports_no_compiler_before_there_is_anything_to_trace():
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINS], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
