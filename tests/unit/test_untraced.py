@@ -49,11 +49,11 @@ def test_a_compiled_step_equals_an_eager_one(make, settings):
             for worker in range(2):
                 optimizer.compress(worker)
             optimizer.step()
+            optimizer.zero_grad()
 
         take = torch.compile(round_) if compiles else round_
         for step in range(3):
             inputs = torch.randn(5, 8, generator=torch.Generator().manual_seed(step))
-            optimizer.zero_grad()
             net(inputs).square().mean().backward()
             take()
         return [one.detach() for one in net.parameters()]
