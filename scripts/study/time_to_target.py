@@ -57,7 +57,8 @@ Made by `sudo python scripts/study/time_to_target.py` from time_to_target.csv. F
 namespaces on one machine, whose cores they share; each link has that rate in either direction. A
 link changes no bit of a training: rounds are those of a training over links that nothing slows
 down, and a round over a link is the mean of some dozens (or of a whole training, where the
-table says "all of it"). Seconds are rounds times that, of the wall clock, without evaluating;
+table says "all of it"). Learning rates are tuned, but for fp16 and PowerSGD on images, which get
+that of float32. Seconds are rounds times that, of the wall clock, without evaluating;
 megabytes are those that rank 0 has sent, as the kernel has counted them; one seed. "Allowed" is
 what a round would take by the bytes and the measured computation alone, as `compsgd predict` has
 them for ranks that share these cores, and "of the gain" how much of what that saves against fp16,
@@ -380,16 +381,16 @@ def _results(rows: Mapping[Run, Row], name: str, rate: str) -> dict[str, Result]
 def _table(results: Mapping[str, Result], alone: Row | None, machine: Machine) -> str:
     lines = []
     if alone is not None:
-        lines.append([ALONE, *["-"] * 6, f"{alone.round_ms:,.0f}", "-", "-"])
+        lines.append([ALONE, *["-"] * 7, f"{alone.round_ms:,.0f}", "-", "-"])
     for label, one in results.items():
         ratios = [_ratio(results.get(other), one) for other in ("float32", FP16)]
         reached = "" if one.counted.is_reached else " (not reached)"
         lines.append([
-            label, f"{one.counted.metric:g}{reached}", f"{one.counted.rounds:,}",
+            label, f"{one.counted.lr:g}", f"{one.counted.metric:g}{reached}", f"{one.counted.rounds:,}",
             f"{one.seconds:,.1f}", *ratios, f"{one.sent_mb:,.1f}", f"{one.timed.round_ms:,.0f}",
             *_of_the_gain(results, one, alone, machine),
         ])  # fmt: skip
-    head = ["", "metric", "rounds", "seconds", "float32 / this", "fp16 / this", "MB",
+    head = ["", "lr", "metric", "rounds", "seconds", "float32 / this", "fp16 / this", "MB",
             "ms a round", "allowed", "of the gain"]  # fmt: skip
     return markdown_table(head, lines)
 
