@@ -387,8 +387,8 @@ def _table(results: Mapping[str, Result], alone: Row | None, machine: Machine) -
         reached = "" if one.counted.is_reached else " (not reached)"
         lines.append([
             label, f"{one.counted.lr:g}", f"{one.counted.metric:g}{reached}",
-            f"{one.counted.rounds:,}", f"{one.seconds:,.1f}", *ratios, f"{one.sent_mb:,.1f}", f"{one.timed.round_ms:,.0f}",
-            *_of_the_gain(results, one, alone, machine),
+            f"{one.counted.rounds:,}", f"{one.seconds:,.1f}", *ratios, f"{one.sent_mb:,.1f}",
+            f"{one.timed.round_ms:,.0f}", *_of_the_gain(results, one, alone, machine),
         ])  # fmt: skip
     head = ["", "lr", "metric", "rounds", "seconds", "float32 / this", "fp16 / this", "MB",
             "ms a round", "allowed", "of the gain"]  # fmt: skip
