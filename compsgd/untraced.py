@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 
 from torch._compile import _disable_dynamo
 
+# Once that is imported there may be something to trace.
+_TRACER = "torch._dynamo"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -22,7 +24,7 @@ def untraced(method: _Method) -> _Method:
 
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (disabled if _can_trace() else method)(*args, **kwargs)
+        return (disabled if _TRACER in sys.modules else method)(*args, **kwargs)
 
     return cast(_Method, call)
 
@@ -31,10 +33,6 @@ def inherited(method: _Method) -> _Method:
     """A bound method of torch's that is decorated so, without the decoration where nothing can be
     traced: at its first call torch would import torch._dynamo."""
     plain = getattr(method, "__wrapped__", None)
-    if plain is None or _can_trace():
+    if plain is None or _TRACER in sys.modules:
         return method
     return cast(_Method, functools.partial(plain, cast(Any, method).__self__))
-
-
-def _can_trace() -> bool:
-    return "torch._dynamo" in sys.modules

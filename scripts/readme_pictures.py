@@ -72,15 +72,16 @@ def draw_first_run(path: Path, epochs: int) -> None:
 
 
 def _trained(label: str, settings: list[str], epochs: int, logs: Path, name: str) -> Run:
+    """All workers in one process, with the bits of four: three starts of torch, and not fifteen."""
     where = ["--epochs", str(epochs), "--log_dir", str(logs), "--exp_name", name]
     finished = subprocess.run(
-        [sys.executable, str(ROOT / "launch.py"), "--num_workers", "4", *settings, *where],
+        [sys.executable, "-m", "compsgd", "train", "--num_workers", "4", *settings, *where],
         check=False,
         capture_output=True,
         text=True,
     )
     if finished.returncode:
-        raise click.ClickException(f"launch.py failed:\n{finished.stdout}{finished.stderr}")
+        raise click.ClickException(f"compsgd train failed:\n{finished.stdout}{finished.stderr}")
     (history,) = read_histories(logs / name / "histories.pkl").values()
     return Run(label, history)
 
