@@ -248,15 +248,15 @@ def _gathered(resize: Callable[[Tensor], Tensor]) -> Patch:
     """Hands over tensors of another size than all others."""
 
     def patch() -> None:
-        original = Collectives.all_gather
+        original = Collectives.start_all_gather
         calls = itertools.count()
 
-        def all_gather(collectives: Collectives, tensor: Tensor, logical: Any = None) -> Tensor:
+        def start(collectives: Collectives, tensor: Tensor, logical: Any = None) -> Any:
             if tensor.nbytes > 500 and next(calls) >= _HONEST_ROUNDS:
                 tensor = resize(tensor.contiguous().flatten())
             return original(collectives, tensor, logical)
 
-        Collectives.all_gather = all_gather  # type: ignore[method-assign]
+        Collectives.start_all_gather = start  # type: ignore[method-assign]
 
     return patch
 
