@@ -441,9 +441,11 @@ def _shown(processes: "Sequence[subprocess.Popen[str]]") -> Iterator[None]:
 
     def show(number: int, stream: str) -> None:
         pipe = getattr(processes[number], stream)
-        for line in pipe:
-            with lock, contextlib.suppress(OSError):
-                click.echo(f"[{number}] {line.rstrip()}", err=stream == "stderr")
+        # Where a process is ended early, its pipe is closed while it is read.
+        with contextlib.suppress(ValueError):
+            for line in pipe:
+                with lock, contextlib.suppress(OSError):
+                    click.echo(f"[{number}] {line.rstrip()}", err=stream == "stderr")
 
     threads = [threading.Thread(target=show, args=(number, stream), daemon=True)
                for number in range(len(processes)) for stream in ("stdout", "stderr")]  # fmt: skip

@@ -1,5 +1,7 @@
 """Commands run in this process, as a user's shell would see them."""
 
+import runpy
+import signal
 import sys
 
 import click
@@ -23,3 +25,18 @@ def run(*args, cwd=None, command=train):
         if cwd is not None:
             patch.chdir(cwd)
         return runner.invoke(outer, [])
+
+
+def run_script(path, *words):
+    """Runs a script in this process, as `python path words...` would: its exit code. What it does
+    about Ctrl-C does not last."""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path.parent))
+        patch.setattr(sys, "argv", [str(path), *words])
+        try:
+            with pytest.raises(SystemExit) as end:
+                runpy.run_path(str(path), run_name="__main__")
+        finally:
+            signal.signal(signal.SIGINT, before)
+    return end.value.code or 0

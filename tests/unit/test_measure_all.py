@@ -2,16 +2,13 @@
 
 import itertools
 import re
-import runpy
 import sys
-from functools import partial
-from pathlib import Path
 
 import click
 import pytest
+from command_line import run_script
 from processes import ROOT
 
-from compsgd.workers.commands.group import main as compsgd_main
 from compsgd.workers.failures import RunError, UsageError
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -48,14 +45,8 @@ def test_each_command_takes_its_words(one, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(click.Command, "invoke", lambda command, context: read.append(command))
     start, *words = one.words(tmp_path)[1:]
-    run = partial(runpy.run_path, str(ROOT / start), run_name="__main__")
-    if start == "-m":
-        run, words = compsgd_main, words[1:]
-    monkeypatch.syspath_prepend(str(ROOT / Path(start).parent))
-    monkeypatch.setattr(sys, "argv", [start, *words])
-    with pytest.raises(SystemExit) as end:
-        run()
-    assert end.value.code in (0, None)
+    path = ROOT / "compsgd" / "__main__.py" if start == "-m" else ROOT / start
+    assert run_script(path, *(words[1:] if start == "-m" else words)) == 0
     assert read
 
 
