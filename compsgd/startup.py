@@ -18,8 +18,18 @@ LAUNCHER_VARIABLES = frozenset({"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_POR
 def launched_rank() -> int:
     """Of this process among those that a launcher has started; 0 where none has, or does not say
     it in a number."""
+    return _launched("RANK")
+
+
+def launched_local_rank() -> int:
+    """Of this process among those that a launcher has started on this machine; 0 for the one that
+    speaks for them."""
+    return _launched("LOCAL_RANK" if "LOCAL_RANK" in os.environ else "RANK")
+
+
+def _launched(name: str) -> int:
     try:
-        return int(os.environ["RANK"]) if set(os.environ) >= LAUNCHER_VARIABLES else 0
+        return int(os.environ[name]) if set(os.environ) >= LAUNCHER_VARIABLES else 0
     except ValueError:
         return 0
 

@@ -26,6 +26,12 @@ class RankInfo:
     launched: bool = False
     attempt: int = 0
 
+    @property
+    def machine(self) -> range:
+        """The ranks on this process's machine, as torchrun and Slurm number them."""
+        first = self.rank - self.local_rank
+        return range(first, first + self.local_world_size)
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "RankInfo":
         """Raises SettingError, which names it, for a variable that is no number."""

@@ -33,6 +33,7 @@ from compsgd.workers.report.tables import markdown_table  # noqa: E402
 _NUM_RANKS, _NUM_WORKERS = 3, 6
 _PORT = 29500
 _TIMEOUT_S = 8
+_ERROR = re.compile(r"(\[rank\d\]: )?\w*Error: ")
 # From the fault to the end of the last process.
 _LIMIT_S = _TIMEOUT_S + 10
 _OUTAGE_S, _SLOW_S = 5, 20
@@ -117,13 +118,37 @@ FAULTS = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Ended:
     """How a rank ended: after how long, with which exit code, and its last line."""
 
     seconds: float
     exit_code: int
     line: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a fault did to a run.
+
+    Attributes:
+        ended: by rank, in words for the table.
+        said: of each rank that failed, the line that it ended with.
+        after: what became of the run.
+        is_right: whether all of it is as promised.
+    """
+
+    fault: Fault
+    client: str
+    ended: str
+    said: tuple[str, ...]
+    after: str
+    is_right: bool
+
+    def __str__(self) -> str:
+        lines = "; ".join(dict.fromkeys(line[:110] for line in self.said))
+        mark = "" if self.is_right else "NOT AS IT SHOULD BE: "
+        return f"{mark}{self.fault.name} | {self.client} | {self.ended} | {lines} | {self.after}"
 
 
 class Machines:
@@ -189,17 +214,21 @@ class Machines:
         """That it ends with; torch has warnings of its own behind it."""
         lines = self._log(machine).read_text(errors="replace").split("\n")
         said = [line for line in lines if line.strip()]
-        errors = [line for line in said if re.match(r"(\[rank\d\]: )?\w*Error: ", line)]
+        errors = [line for line in said if _ERROR.match(line)]
         return next(reversed(errors or said), "")
 
     def _log(self, machine: int) -> Path:
         return self._folder / f"{machine}.log"
 
 
+_SAME, _ENDED, _NOTHING_KEPT = "the same weights", "ended as usual", "-"
+
+
 class Training:
     """Runs of `launch.py`, and whether they end as one that nothing happened to."""
 
     name = "launch.py"
+    clear = re.compile(r"Error: (ranks? [\d, ]+ (is|are) gone|rank 0 cannot be reached: )")
 
     def __init__(self, machines: Machines, folder: Path) -> None:
         self._machines = machines
@@ -224,7 +253,7 @@ class Training:
         return self.verdict(name)
 
     def verdict(self, name: str) -> str:
-        return "the same weights" if self._weights(name) == self._reference() else "OTHER WEIGHTS"
+        return _SAME if self._weights(name) == self._reference() else "OTHER WEIGHTS"
 
     def _reference(self) -> dict[str, str]:
         if self._whole is None:
@@ -242,6 +271,7 @@ class Hook:
     """Runs of a DistributedDataParallel with the hook, which keep nothing to go on with."""
 
     name = "DDP hook"
+    clear = re.compile(r"\[rank\d\]: .*CollectiveError: ")
 
     def __init__(self, machines: Machines, folder: Path) -> None:
         self._folder = folder
@@ -254,36 +284,59 @@ class Hook:
         return (self._folder / name).exists()
 
     def goes_on(self, name: str, machines: Sequence[int]) -> str:
-        return "-"
+        return _NOTHING_KEPT
 
     def verdict(self, name: str) -> str:
-        return "ended as usual"
+        return _ENDED
 
 
-def _hit(machines: Machines, client: "Training | Hook", fault: Fault, number: int) -> list[str]:
-    """A row: one fault in one run."""
+def _hit(machines: Machines, client: "Training | Hook", fault: Fault, number: int) -> Outcome:
+    """What one fault does to one run."""
     name = f"{client.name.replace(' ', '_')}_{number}"
     with machines.started(client.command(name), range(_NUM_RANKS)) as processes:
         deadline = time.monotonic() + _PATIENCE_S
         while not client.is_training(name):
             if time.monotonic() > deadline or any(one.poll() is not None for one in processes):
-                return [fault.name, client.name, f"NEVER TRAINED: {machines.last_line(0)}", "", ""]
+                said = (machines.last_line(0),)
+                return Outcome(fault, client.name, "NEVER TRAINED", said, "-", is_right=False)
             time.sleep(0.1)
         since = time.monotonic()
         machines.strike(fault)
         limit_s = _PATIENCE_S if fault.is_survived else _LIMIT_S
         ended = machines.ends(processes, range(_NUM_RANKS), since, limit_s)
     machines.heal(fault)
-    times = ", ".join("STILL THERE" if one is None else f"{one.seconds:.1f}" for one in ended)
-    words = "; ".join(dict.fromkeys(one.line[:110] for one in ended if one and one.exit_code))
     if fault.is_survived:
-        is_fine = all(one is not None and one.exit_code == 0 for one in ended)
-        after = client.verdict(name) if is_fine else "DID NOT GO ON"
-    elif all(one is not None and one.exit_code == 0 for one in ended):
-        after = client.verdict(name)
-    else:
-        after = client.goes_on(name, [rank for rank in range(_NUM_RANKS) if rank != fault.victim])
-    return [fault.name, client.name, times, words, after]
+        return _survived(client, fault, name, ended)
+    others = [rank for rank in range(_NUM_RANKS) if rank != fault.victim]
+    return _stopped(client, fault, ended, client.goes_on(name, others))
+
+
+def _survived(
+    client: "Training | Hook", fault: Fault, name: str, ended: Sequence[Ended | None]
+) -> Outcome:
+    """Of a fault after which the run is to come to its end."""
+    is_whole = all(one is not None and one.exit_code == 0 for one in ended)
+    after = client.verdict(name) if is_whole else "-"
+    words = "goes on to its end" if is_whole else _times(ended)
+    is_right = is_whole and after in (_SAME, _ENDED)
+    return Outcome(fault, client.name, words, _last_lines(ended), after, is_right)
+
+
+def _stopped(
+    client: "Training | Hook", fault: Fault, ended: Sequence[Ended | None], after: str
+) -> Outcome:
+    """Of a fault that every rank is to say, soon."""
+    is_said = all(one and one.exit_code and client.clear.match(one.line) for one in ended)
+    is_right = is_said and after in (_SAME, _NOTHING_KEPT)
+    return Outcome(fault, client.name, _times(ended), _last_lines(ended), after, is_right)
+
+
+def _times(ended: Sequence[Ended | None]) -> str:
+    return ", ".join("STILL THERE" if one is None else f"{one.seconds:.1f}" for one in ended)
+
+
+def _last_lines(ended: Sequence[Ended | None]) -> tuple[str, ...]:
+    return tuple(one.line for one in ended if one and one.exit_code)
 
 
 @contextlib.contextmanager
@@ -295,19 +348,23 @@ def _hosts() -> Iterator[list[Host]]:
         raise click.UsageError(str(error)) from error
 
 
-_BAD = ("STILL THERE", "NEVER TRAINED", "OTHER WEIGHTS", "DID NOT", "FAILED", "Traceback")
-
-
-def _is_bad(row: Sequence[str]) -> bool:
-    return any(word in cell for cell in row for word in _BAD)
+def table(outcomes: Sequence[Outcome]) -> str:
+    """A row for each fault, of both clients."""
+    found = {(one.fault.name, one.client): one for one in outcomes}
+    rows = []
+    for fault in dict.fromkeys(one.fault.name for one in outcomes):
+        trained, hooked = found.get((fault, Training.name)), found.get((fault, Hook.name))
+        cells = [trained.ended, trained.after] if trained else ["-", "-"]
+        rows.append([fault, *cells, hooked.ended if hooked else "-"])
+    return markdown_table(["attempted", "`launch.py`", "then", "DDP hook"], rows)
 
 
 @click.command()
 @click.option("--only", type=click.Choice(["launch.py", "hook"]), default=None)
 @click.option("--faults", default=len(FAULTS), show_default=True, help="So many of the faults.")
 def main(only: str | None, faults: int) -> None:
-    """Prints a row for each fault and client."""
-    rows = []
+    """Prints a row for each fault, and on standard error what each run of it said."""
+    outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder, _hosts() as hosts:
         machines = Machines(hosts, Path(folder))
         clients: list[Training | Hook] = []
@@ -317,13 +374,12 @@ def main(only: str | None, faults: int) -> None:
             clients.append(Hook(machines, Path(folder)))
         for client in clients:
             for number, fault in enumerate(FAULTS[:faults]):
-                rows.append(_hit(machines, client, fault, number))
-                click.echo(" | ".join(rows[-1]), err=True)
-    head = ["fault", "client", "ranks ended after s", "saying", "on the other machines"]
-    click.echo(markdown_table(head, rows))
-    bad = sum(map(_is_bad, rows))
-    click.echo(f"\n{len(rows) - bad} of {len(rows)} as they should be")
-    if bad:
+                outcomes.append(_hit(machines, client, fault, number))
+                click.echo(outcomes[-1], err=True)
+    click.echo(table(outcomes))
+    num_right = sum(one.is_right for one in outcomes)
+    click.echo(f"\n{num_right} of {len(outcomes)} as they should be")
+    if num_right < len(outcomes):
         raise SystemExit(1)
 
 

@@ -107,6 +107,7 @@ def test_place_comes_from_torchruns_variables():
     assert RankInfo.from_environment(variables) == RankInfo()
     variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     assert RankInfo.from_environment(variables) == RankInfo(5, 8, 1, 4, launched=True)
+    assert list(RankInfo.from_environment(variables).machine) == [4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(

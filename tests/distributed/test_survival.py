@@ -79,6 +79,15 @@ def test_two_that_were_killed_are_both_named(tmp_path):
     assert stderr.startswith("Error: ranks 1, 2 are gone (")
 
 
+def test_every_machine_says_who_is_gone(tmp_path):
+    with start_ranks(4, tmp_path, ranks_a_machine=2) as ranks:
+        wait_until_it_trains(ranks[0])
+        ranks[2].kill()
+        said = [finish(ranks[rank], 15).stderr for rank in (0, 1, 3)]
+    assert [text.count("Error: rank 2 is gone (") for text in said] == [1, 0, 1]
+    assert [text.count("\n") for text in said] == [1, 0, 1]
+
+
 @pytest.mark.parametrize(("ranks_a_machine", "says"), [(2, False), (1, True)])
 def test_one_that_fails_says_why_and_other_machines_say_which(
     ranks_a_machine, says, tmp_path, monkeypatch
@@ -122,6 +131,16 @@ def test_one_that_is_killed_before_the_first_round(tmp_path):
     # Python's own handler, or ours, as far as it has come.
     assert exit_codes in ([-signal.SIGTERM], [143])
     assert "Traceback" not in stderr
+
+
+def test_every_machine_says_that_a_run_is_interrupted(tmp_path):
+    with start_ranks(2, tmp_path, ranks_a_machine=1) as ranks:
+        wait_until_it_trains(ranks[0])
+        ranks[0].terminate()
+        said = [finish(rank, 6).stderr for rank in ranks]
+    assert said[0].startswith("Error: interrupted in epoch ")
+    assert said[1] == said[0].replace("Error: ", "Error: rank 1: ")
+    assert said[0].count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

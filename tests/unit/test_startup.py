@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compsgd.startup import LAUNCHER_VARIABLES, announce_loading, launched_rank
+from compsgd.startup import LAUNCHER_VARIABLES, announce_loading, launched_local_rank, launched_rank
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
@@ -92,21 +92,25 @@ def test_a_terminal_is_told_that_loading_takes_a_while(arguments, rank, expected
         assert screen.getvalue() == (expected if is_terminal else "")
 
 
+LAUNCHED = {"WORLD_SIZE": "4", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({"RANK": "2", "WORLD_SIZE": "4", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, 2),
-        ({"RANK": "x", "WORLD_SIZE": "4", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, 0),
-        ({"RANK": "2"}, 0),
-        ({}, 0),
+        (LAUNCHED | {"RANK": "2"}, (2, 2)),
+        (LAUNCHED | {"RANK": "2", "LOCAL_RANK": "0"}, (2, 0)),
+        (LAUNCHED | {"RANK": "x"}, (0, 0)),
+        ({"RANK": "2", "LOCAL_RANK": "1"}, (0, 0)),
+        ({}, (0, 0)),
     ],
 )
 def test_a_rank_is_one_where_a_launcher_has_said_all_of_it(variables, expected, monkeypatch):
-    for name in LAUNCHER_VARIABLES:
+    for name in (*LAUNCHER_VARIABLES, "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert launched_rank() == expected
+    assert (launched_rank(), launched_local_rank()) == expected
 
 
 def test_what_is_installed_begins_there():

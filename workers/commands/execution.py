@@ -13,7 +13,7 @@ import click
 
 from compsgd.errors import CompsgdError
 from compsgd.internal_errors import ElsewhereError, StoreError
-from compsgd.startup import launched_rank
+from compsgd.startup import launched_local_rank, launched_rank
 from compsgd.workers.failures import InterruptedRunError, Interruption, interrupted_exit_code
 from compsgd.workers.launch.endings import ChildError
 from compsgd.workers.report.standard_output import guarded_output
@@ -35,16 +35,14 @@ def execute(command: click.Command, name: str) -> NoReturn:
 
 def report_failures(action: Callable[[], Any]) -> Any:
     """What `action` returns. Where it fails in a way of ours, one line and an exit code; where
-    many processes fail alike, only rank 0 says why."""
+    many processes fail alike, the first one on each machine says why."""
     try:
         return action()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except InterruptedRunError as error:
-        # Known to every process: rank 0 speaks for all.
-        exit_code = interrupted_exit_code(error.number)
-        sys.exit(exit_code) if launched_rank() else _fail(error.format_message(), exit_code)
+        _end_interrupted(error.format_message(), interrupted_exit_code(error.number))
     except StoreError as error:
         _tell(str(error))
         sys.exit(1)
@@ -56,8 +54,14 @@ def report_failures(action: Callable[[], Any]) -> Any:
             click.echo(error.trace, err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
-        exit_code = _exit_code_of_interruption(error)
-        sys.exit(exit_code) if launched_rank() else _fail("interrupted", exit_code)
+        _end_interrupted("interrupted", _exit_code_of_interruption(error))
+
+
+def _end_interrupted(message: str, exit_code: int) -> NoReturn:
+    """Known to every process, so the first one on each machine speaks for all there."""
+    if launched_local_rank() == 0:
+        _tell(message)
+    sys.exit(exit_code)
 
 
 def _exit_code_of_interruption(error: BaseException) -> int:
@@ -69,9 +73,9 @@ def _exit_code_of_interruption(error: BaseException) -> int:
 
 
 def _fail_together(error: Exception) -> NoReturn:
-    """Where processes know of each other, only those tell why that rank 0 does not speak for."""
+    """Where processes know of each other, only those tell why that no other speaks for."""
     message, exit_code = _message_and_exit_code(error)
-    is_told = getattr(error, "told_by_rank_0", None)
+    is_told = getattr(error, "is_told", None)
     if is_told is None:
         _fail(message, exit_code)
     if not is_told:

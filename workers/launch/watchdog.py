@@ -134,16 +134,18 @@ class Watchdog:
             with contextlib.suppress(RuntimeError):
                 self._urgent.leave() if kind is None else self._urgent.fail()
                 if error is not None:
-                    error.told_by_rank_0 = self._is_told_by_rank_0(self._urgent)  # type: ignore[attr-defined]
+                    error.is_told = self._is_told(self._urgent)  # type: ignore[attr-defined]
         self._undo.close()
 
-    def _is_told_by_rank_0(self, roll_call: RollCall) -> bool:
-        """Whether rank 0 fails too, and so will say why; in a moment, if at all."""
-        if self._rank_info.rank == 0:
+    def _is_told(self, roll_call: RollCall) -> bool:
+        """Whether the first process of this machine fails too, and so will say why; in a moment, if
+        at all."""
+        first = self._rank_info.machine[0]
+        if self._rank_info.rank == first:
             return False
         deadline = time.monotonic() + _GOODBYE_S
         while time.monotonic() < deadline:
-            if roll_call.speaks_for_itself(0):
+            if roll_call.speaks_for_itself(first):
                 return True
             time.sleep(0.05)
         return False
@@ -176,7 +178,7 @@ class Watchdog:
         if self._signalled_at is None:
             self._signalled_at = now
         if now - self._signalled_at > _SECOND_SIGNAL_AFTER_S:
-            self._end_interrupted("", tell=self._rank_info.rank == 0)
+            self._end_interrupted("", tell=self._speaks_without([]))
 
     def _watch_others(self, urgent: RollCall, routine: RollCall, calls: bool) -> None:
         try:
@@ -205,7 +207,7 @@ class Watchdog:
             reason = f"{_named(failed, 'has', 'have')} failed; the reason is printed on its machine"
             self._end(reason, tell=self._is_out_of_sight(failed))
         elif absent:
-            self._end(_gone(absent), tell=self._is_first_without(absent))
+            self._end(_gone(absent), tell=self._speaks_without(absent))
         if absent == [] and roll_call is self._urgent:
             self._all_here.set()
 
@@ -215,17 +217,16 @@ class Watchdog:
         here = self._rank_info
         return here.local_rank == 0 or (here.rank == 1 and not is_launchers_store())
 
-    def _is_first_without(self, absent: list[int]) -> bool:
-        """Whether this process is the one to say who is gone: the first of those who are there."""
-        present = (rank for rank in range(self._rank_info.world_size) if rank not in absent)
-        return next(present) == self._rank_info.rank
+    def _speaks_without(self, absent: list[int]) -> bool:
+        """Whether this process is the one to speak on its machine: the first of those there that
+        are present."""
+        present = (rank for rank in self._rank_info.machine if rank not in absent)
+        return next(present, None) == self._rank_info.rank
 
     def _is_out_of_sight(self, failed: list[int]) -> bool:
         """Whether this process is to tell its machine, on which none of those who failed ran."""
         here = self._rank_info
-        first = here.rank - here.local_rank
-        machine = range(first, first + here.local_world_size)
-        return here.local_rank == 0 and not any(rank in machine for rank in failed)
+        return here.local_rank == 0 and not any(rank in here.machine for rank in failed)
 
     def _force(self) -> None:
         since = self._signalled_at
@@ -235,8 +236,7 @@ class Watchdog:
         if time.monotonic() - since > _FORCED_AFTER_S + _ANSWER_WITHIN_S:
             missing = self._never_came()
             others = f", before rank {missing[0]} had come" if missing else ""
-            first = next(rank for rank in range(self._rank_info.world_size) if rank not in missing)
-            self._end_interrupted(others, tell=self._rank_info.rank == first)
+            self._end_interrupted(others, tell=self._speaks_without(missing))
 
     def _never_came(self) -> list[int]:
         if self._urgent is None:
