@@ -27,7 +27,7 @@ import click
 from compsgd.files import atomic_write
 from compsgd.workers.bench.timing import machine
 from compsgd.workers.commands.execution import execute
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.report.tables import format_table
@@ -211,7 +211,7 @@ def bring(asked: Sequence[Measurement], data: Path, kept: Path, *, again: bool) 
         RunError: one fails, or has no place on its page.
     """
     _require(asked, data)
-    kept.mkdir(parents=True, exist_ok=True)
+    make_folder("--kept", kept)
     for number, one in enumerate(asked, 1):
         path = kept / f"{one.name}.json"
         if again or not path.exists():

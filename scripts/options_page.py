@@ -23,7 +23,7 @@ from compsgd.settings import (
 from compsgd.workers.commands.cli import train
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.group import compsgd
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.commands.spreading import HeadedOption
 
 _OUT = Path(__file__).resolve().parents[1] / "docs"
@@ -191,10 +191,11 @@ def _default(option: click.Option) -> str:
 
 
 @click.command()
-@click.option("--out", type=PathOption(), default=_OUT, show_default="docs",
+@click.option("--out", type=PathOption(file_okay=False), default=_OUT, show_default="docs",
               help="Folder of the pages.")  # fmt: skip
 def main(out: Path) -> None:
     """Writes the pages of options and commands."""
+    make_folder("--out", out)
     for name, page in pages().items():
         with atomic_write(out / name) as file:
             file.write(page.encode())

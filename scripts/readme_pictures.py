@@ -18,7 +18,7 @@ from compsgd.history import read_histories
 from compsgd.plots import Run, curves_figure, save_figure
 from compsgd.plots.style import show_plain_numbers
 from compsgd.workers.commands.bench_command import bench
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.commands.spreading import SpreadingCommand
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,7 @@ def main(
     out: Path, names: tuple[str, ...], epochs: int, sizes: tuple[int, ...], compile_: str
 ) -> None:
     """Writes the pictures; the defaults are those of the README."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder("--out", out)
     draw: dict[str, Callable[[Path], None]] = {
         "first_run": lambda path: draw_first_run(path, epochs),
         "codec": lambda path: draw_codec(path, sizes, compile_),

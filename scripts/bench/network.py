@@ -22,7 +22,7 @@ from network_rows import UNSHAPED, Cell, Row, link_of
 from steps import ALONE, CODED, EXCHANGE, EXCHANGES, KINDS, MODELS, ONE_BUCKET, VOTE_BITS, vote_name
 
 from compsgd.workers.commands.execution import execute
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.failures import RunError, UsageError, terminated_like_interrupted
 
@@ -80,7 +80,9 @@ def missing(cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[tuple[Cell, 
               show_default=True,
               help="Seconds for the steps of a method; one is always taken.")  # fmt: skip
 @click.option("--report_only", is_flag=True, help="Only write table and figures of what is there.")
-@click.option("--out", type=PathOption(), default=_OUT, show_default="docs/measurements")
+@click.option(
+    "--out", type=PathOption(file_okay=False), default=_OUT, show_default="docs/measurements"
+)
 def network(
     rates: Sequence[str], num_hosts: Sequence[int], models: Sequence[str], budget_s: float,
     report_only: bool, out: Path,
@@ -91,7 +93,7 @@ def network(
         todo = list(missing(cells, []))
     except LabError as error:
         raise UsageError(str(error)) from error
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder("--out", out)
     rows = read_rows(out / "network.csv", Row, "network.py")
     todo = [] if report_only else list(missing(cells, rows))
     with (

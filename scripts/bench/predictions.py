@@ -196,7 +196,8 @@ def _shown(error: float | None) -> str:
 
 
 @click.command()
-@click.option("--out", type=PathOption(), default=_OUT, show_default="docs/measurements",
+@click.option("--out", type=PathOption(file_okay=False), default=_OUT,
+              show_default="docs/measurements",
               help="Where network.csv is.")  # fmt: skip
 def main(out: Path) -> None:
     """Measures what is missing of the machine, and writes the table."""

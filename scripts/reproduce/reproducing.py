@@ -15,9 +15,9 @@ from tables import as_markdown, as_text
 from compsgd.files import atomic_write
 from compsgd.plots import save_figure
 from compsgd.workers.commands.execution import execute
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.data.datasets import IMAGE_FORMATS
-from compsgd.workers.failures import RunError, UsageError, terminated_like_interrupted
+from compsgd.workers.failures import RunError, terminated_like_interrupted
 from compsgd.workers.report.progress import on_a_terminal
 
 _OPTIONS = [
@@ -57,7 +57,7 @@ def command(families: Sequence[Family], table_name: str | None = None) -> click.
     def reproduce(out: Path, grid: str, jobs: int, **where: Any) -> None:
         """Runs what is missing; prints ours beside the published figures, and draws."""
         laboratory = Laboratory(out=out, **where)
-        _make_folder(out)
+        make_folder("--out", out)
         if jobs:
             with terminated_like_interrupted():
                 _run(in_turns(families, grid, laboratory), laboratory, jobs)
@@ -78,13 +78,6 @@ def in_turns(families: Sequence[Family], grid: str, laboratory: Laboratory) -> l
         for family in families
     ]
     return [one for row in zip_longest(*columns) for one in row if one is not None]
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror}") from error
 
 
 def _run(trainings: Sequence[Training], laboratory: Laboratory, jobs: int) -> None:

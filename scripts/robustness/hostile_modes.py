@@ -1,5 +1,6 @@
 """What one process of several may do to the others, for hostile_peers.py: patches of its code."""
 
+import functools
 import itertools
 import json
 import os
@@ -23,8 +24,8 @@ from compsgd.voting.aggregator import LevelAggregator
 from compsgd.workers.options import Options
 
 RANK = 1
-# What a hostile rank prints when it sends something else than it should.
-LIES = "lies"
+# What a hostile rank prints when it does something else than it should.
+TRIED = "hostile: tried"
 # A few rounds are as they should be, so that the run is under way.
 _HONEST_ROUNDS = 3
 _ALL_GATHER, _SCATTER_REDUCE = "all_gather", "scatter_reduce"
@@ -50,6 +51,12 @@ class Mode:
     clients: tuple[str, ...] = ("launch.py", "hook")
 
 
+@functools.cache
+def _tried() -> None:
+    """Says, once, that a patch is reached: one that nobody runs into any more would harm nobody."""
+    print(TRIED, flush=True)
+
+
 # Ballots.
 
 
@@ -67,7 +74,7 @@ def _ballots(alter: Callable[[Tensor], None]) -> Patch:
                     rows = rows.clone()
                     alter(rows)
                     if not torch.equal(rows, honest):
-                        print(LIES, flush=True)
+                        _tried()
                 return original(exchange, rows, format)
 
             return distribute
@@ -130,6 +137,7 @@ def _magnitude(value: float) -> Patch:
         def means(aggregator: LevelAggregator, gradient: Gradient, sums: Any) -> Tensor | None:
             found = original(aggregator, gradient, sums)
             if found is not None:
+                _tried()
                 found.view(torch.float32).fill_(value)
             return found
 
@@ -150,7 +158,7 @@ def _equivocate() -> None:
         others = [rank for rank in range(collectives.world_size) if rank != collectives.rank]
         other_words = mine.clone()
         other_words[100:200] ^= 255
-        print(LIES, flush=True)
+        _tried()
         group = collectives._group
         works: list[Any] = [
             dist.irecv(everyones[rank], group_src=rank, group=group) for rank in others
@@ -175,8 +183,11 @@ def _results(alter: Callable[[Tensor], None], only_to_rank_0: bool = False) -> P
 
         def collect(exchange: Any, result: Tensor, format: Any) -> Any:
             if next(calls) >= _HONEST_ROUNDS:
+                honest = result
                 result = result.clone()
                 alter(result)
+                if not torch.equal(result, honest):
+                    _tried()
             return original(exchange, result, format)
 
         exchanges.ScatterReduceExchange.collect = collect  # type: ignore[method-assign]
@@ -208,6 +219,7 @@ def _text(text: Callable[[str], bytes]) -> Patch:
 
             @staticmethod
             def dumps(message: Any) -> Any:
+                _tried()
                 return _Bytes(text(original(message)))
 
         messages.json = Json  # type: ignore[assignment]
@@ -233,6 +245,7 @@ def _announced(size: int) -> Patch:
 
         def all_gather(collectives: Collectives, tensor: Tensor, logical: Any = None) -> Tensor:
             if tensor.dtype == torch.int64 and tensor.ndim == 0:
+                _tried()
                 tensor = torch.tensor(size)
             return original(collectives, tensor, logical)
 
@@ -253,6 +266,7 @@ def _gathered(resize: Callable[[Tensor], Tensor]) -> Patch:
 
         def start(collectives: Collectives, tensor: Tensor, logical: Any = None) -> Any:
             if tensor.nbytes > 500 and next(calls) >= _HONEST_ROUNDS:
+                _tried()
                 tensor = resize(tensor.contiguous().flatten())
             return original(collectives, tensor, logical)
 
@@ -274,6 +288,7 @@ def _shorter(flat: Tensor) -> Tensor:
 
 def _in_round(act: Callable[[], None]) -> Patch:
     def alter(rows: Tensor) -> None:
+        _tried()
         act()
 
     return _ballots(alter)
@@ -310,6 +325,7 @@ def _gradients(alter: Callable[[Tensor], None]) -> Patch:
         def compress(
             aggregator: LevelAggregator, slot: int, gradient: Gradient, round_: int
         ) -> None:
+            _tried()
             for part in gradient.parts:
                 alter(part.values)
             original(aggregator, slot, gradient, round_)
@@ -330,6 +346,7 @@ def _absent() -> None:
     original = LevelAggregator.compress
 
     def compress(aggregator: LevelAggregator, slot: int, gradient: Gradient, round_: int) -> None:
+        _tried()
         original(aggregator, slot, gradient.absent(), round_)
 
     LevelAggregator.compress = compress  # type: ignore[method-assign]
@@ -344,6 +361,8 @@ def _other_seed() -> None:
 
     def init(aggregator: LevelAggregator, *args: Any, **more: Any) -> None:
         original(aggregator, *args, **more)
+        if aggregator._seed != 12345:
+            _tried()
         aggregator._seed = 12345
 
     LevelAggregator.__init__ = init  # type: ignore[method-assign]
@@ -355,11 +374,13 @@ def _other_facts(change: Callable[[dict[str, str]], None]) -> Patch:
         other = Membership._facts
 
         def shared(options: Options) -> Any:
+            _tried()
             facts = dict(original(options))
             change(facts)
             return facts
 
         def facts_of(membership: Membership, params: Any) -> Any:
+            _tried()
             facts = dict(other(membership, params))
             change(facts)
             return facts
@@ -388,6 +409,7 @@ def _drift() -> None:
 
     def step(optimizer: RoundOptimizer, *args: Any) -> Any:
         found = original(optimizer, *args)
+        _tried()
         with torch.no_grad():
             next(iter(optimizer.voted_parameters)).view(-1)[0] += 1e-3
         return found
@@ -416,6 +438,7 @@ def _keys(*pairs: tuple[str, str]) -> Patch:
                 while True:
                     for key, value in pairs:
                         forger.set(key, value)
+                    _tried()
                     time.sleep(0.01)
 
             threading.Thread(target=forge, daemon=True).start()

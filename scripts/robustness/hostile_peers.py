@@ -22,7 +22,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import click
-from hostile_modes import LIES, MODES, RANK, Mode
+from hostile_modes import MODES, RANK, TRIED, Mode
 
 from compsgd.comm.group.hosted_store import LOOPBACK, host_store
 from compsgd.workers.report.tables import markdown_table
@@ -77,8 +77,9 @@ def _try(mode: Mode, client: str) -> list[str]:
             codes = [_wait(process, deadline) for process in processes]
         outputs = [(Path(folder) / f"{rank}.log").read_text(errors="replace")
                    for rank in range(_NUM_RANKS)]  # fmt: skip
-        if mode.name.startswith("ballot:") and LIES not in outputs[RANK]:
-            return [mode.name, client, "NOT TRIED", "the hostile rank has sent what it should"]
+        if TRIED not in outputs[RANK]:
+            return [mode.name, client, "NOT TRIED", "the hostile rank did what it should"]
+        outputs[RANK] = outputs[RANK].replace(f"{TRIED}\n", "")
         ended = [Ended(*pair) for pair in zip(codes, outputs, strict=True)]
         return [mode.name, client, *_verdict(ended, client)]
 

@@ -34,7 +34,7 @@ from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.outcome import Outcome
 from compsgd.voting.tally import payload
 from compsgd.workers.commands.execution import execute
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.report.tables import markdown_table
 
 _PIECE_NUMEL = 1 << 16
@@ -164,9 +164,11 @@ def look(task: Task, method: Method, steps: int, data: Path) -> list[float]:
               help="Folder of MNIST, FashionMNIST and text.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=_EVERY), default=300, show_default=True,
               help="Of each training.")  # fmt: skip
-@click.option("--out", type=PathOption(), default=_OUT, show_default="docs/measurements/entropy.md")
+@click.option("--out", type=PathOption(dir_okay=False), default=_OUT,
+              show_default="docs/measurements/entropy.md")  # fmt: skip
 def main(data: Path, steps: int, out: Path) -> None:
     """Trains, and writes the table."""
+    make_folder("--out", out.parent)
     torch.set_num_threads(1)
     rows = []
     for task in (TASKS["lm"], TASKS["mnist"]):
@@ -175,7 +177,6 @@ def main(data: Path, steps: int, out: Path) -> None:
             figures = [f"{one:.2f}" for one in found]
             rows.append([f"{task.name}, {name}", *figures, f"{found[-1] / found[0]:.0%}"])
             click.echo("  ".join(rows[-1]))
-    out.parent.mkdir(parents=True, exist_ok=True)
     table = markdown_table(["task, method", "code", "ballots", "votes", "coded", "left"], rows)
     with atomic_write(out) as file:
         file.write(f"{_HEAD.format(steps=steps)}\n{table}\n".encode())

@@ -21,7 +21,7 @@ from runner import Runner
 from tasks import TASKS
 
 from compsgd.workers.commands.execution import execute
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.failures import RunError, terminated_like_interrupted
 
@@ -66,14 +66,14 @@ def command(plan: Sequence[Part]) -> click.Command:
     )
     @click.option(
         "--log_dir",
-        type=PathOption(),
+        type=PathOption(file_okay=False),
         default=Path("study"),
         show_default=True,
         help="Folder of the runs.",
     )
     @click.option(
         "--out",
-        type=PathOption(),
+        type=PathOption(file_okay=False),
         default=_OUT,
         show_default="docs/measurements/study",
         help="Folder of tables and figures.",
@@ -81,7 +81,7 @@ def command(plan: Sequence[Part]) -> click.Command:
     def study(data: Path, jobs: int, tasks: Sequence[str], only: str, stage: str, log_dir: Path,
               out: Path) -> None:  # fmt: skip
         """Runs what is missing of the study, and writes its tables and figures."""
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder("--out", out)
         records = Records(out, log_dir)
         chosen = [
             (task, method)

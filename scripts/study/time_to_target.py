@@ -29,7 +29,7 @@ import click
 from compsgd.comm.exchange_choice import chosen_by_auto
 from compsgd.files import atomic_write
 from compsgd.workers.commands.execution import execute
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.failures import RunError, terminated_like_interrupted
 from compsgd.workers.prediction import links
@@ -272,13 +272,15 @@ def race(one: Run, data: Path) -> Row:
 @click.option("--whole", is_flag=True, help="Whole trainings over slow links, too.")
 @click.option("--lr", "lrs", type=click.FloatRange(min=0, min_open=True), multiple=True,
               show_default="tuned", help="To be tried instead.")  # fmt: skip
-@click.option("--out", type=PathOption(), default=_OUT, show_default="docs/measurements")
+@click.option(
+    "--out", type=PathOption(file_okay=False), default=_OUT, show_default="docs/measurements"
+)
 def main(
     data: Path, races: Sequence[str], rates: Sequence[str], methods: Sequence[str], whole: bool,
     lrs: Sequence[float], out: Path,
 ) -> None:  # fmt: skip
     """Runs what is missing."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder("--out", out)
     path = out / "time_to_target.csv"
     rows = read_rows(path, Row, "time_to_target.py")
     asked = runs(races, rates, methods, lrs, is_whole=whole)

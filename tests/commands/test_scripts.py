@@ -28,6 +28,19 @@ def test_each_has_a_help(path, capsys):
     assert "Usage: " in capsys.readouterr().out
 
 
+WRITING = [path for path in RUN if '"--out"' in path.read_text() or path.name == "run_all.py"]
+
+
+@pytest.mark.parametrize("path", WRITING, ids=lambda path: str(path.relative_to(SCRIPTS)))
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_measured(
+    path, tmp_path, capsys
+):
+    (tmp_path / "file").touch()
+    where = tmp_path / "file" / "x.png" / "y.png"
+    assert run_script(path, "--out", str(where)) == 2
+    assert str(where.parent) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: str(path.relative_to(SCRIPTS)))
 def test_several_values_may_stand_behind_one_option(path):
     """As in all commands: `--num_hosts 2 4`."""

@@ -31,6 +31,14 @@ def check_picture(option: str, path: Path | None) -> None:
         raise UsageError(f"{option} {path} must end in one of {', '.join(_PICTURES)}")
 
 
+def make_folder(option: str, folder: Path) -> None:
+    """Raises UsageError, which names the option, where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{option} {folder}: {error.strerror}") from error
+
+
 def write_json(path: Path, report: Any) -> None:
     """What --json asks for.
 
