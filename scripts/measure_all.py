@@ -19,13 +19,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 
 import click
 
 from compsgd.files import atomic_write
-from compsgd.workers.bench.timing import machine
+from compsgd.workers.bench.provenance import here_today
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.commands.spreading import SpreadingCommand
@@ -103,7 +102,8 @@ MEASUREMENTS = [
     Measurement("entropy", "python scripts/study/entropy.py", 20, data_option="--data"),
     Measurement("time_to_target", "python scripts/study/time_to_target.py", 60,
                 data_option="--data", needs_root=True),
-    Measurement("reproduction", "python scripts/reproduce/run_all.py --jobs 2", 300,
+    Measurement("reproduction", "python scripts/reproduce/run_all.py --jobs 2 "
+                "--page docs/measurements/reproduced.md", 150,
                 data_option="--dataset_root"),
     Measurement("study", "python scripts/study/run.py", 1500, data_option="--data"),
 ]  # fmt: skip
@@ -142,16 +142,8 @@ def measure(one: Measurement, data: Path) -> Record:
         said = f":\n{ran.stdout.strip()}" if ran.stdout.strip() else ""
         raise RunError(f"{one.shown} has failed with exit code {ran.returncode}{said}")
     output = "\n".join(line.rstrip() for line in ran.stdout.strip().splitlines())
-    return Record(one.shown, date.today().isoformat(), _where(), output)
-
-
-def _where() -> str:
-    about = machine()
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return (
-        f"{about['cpu']}, {len(os.sched_getaffinity(0))} cores, "
-        f"{round(memory_bytes / 2**30)} GiB, torch {about['torch']}, version {_version()}"
-    )
+    day, where = here_today()
+    return Record(one.shown, day, f"{where}, version {_version()}", output)
 
 
 def _version() -> str:

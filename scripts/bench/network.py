@@ -21,6 +21,7 @@ from network_report import write_report
 from network_rows import UNSHAPED, Cell, Row, link_of
 from steps import ALONE, CODED, EXCHANGE, EXCHANGES, KINDS, MODELS, ONE_BUCKET, VOTE_BITS, vote_name
 
+from compsgd.workers.bench.provenance import here_today
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.commands.spreading import SpreadingCommand
@@ -53,7 +54,7 @@ def measure(cell: Cell, kind: str, methods: Sequence[str], budget_s: float) -> l
         raise RunError(f"{cell.num_hosts} hosts, {cell.rate}: {error}") from error
     return [
         Row(*cell, kind, one["method"], round(one["median_s"] * 1e3, 3), one["num_steps"],
-            round(one["sent_bytes"]))
+            round(one["sent_bytes"]), *here_today())
         for one in found
     ]  # fmt: skip
 

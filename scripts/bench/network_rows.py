@@ -24,6 +24,7 @@ class Row:
         kind: STEP or EXCHANGE.
         ms: the median of num_steps.
         sent_bytes: by a host in a step, as the kernel has counted them.
+        day, where: of the measurement; see Provenance.
     """
 
     model: str
@@ -34,6 +35,8 @@ class Row:
     ms: float
     num_steps: int
     sent_bytes: int
+    day: str
+    where: str
 
     def __post_init__(self) -> None:
         try:

@@ -14,6 +14,7 @@ from tables import as_markdown, as_text
 
 from compsgd.files import atomic_write
 from compsgd.plots import save_figure
+from compsgd.workers.bench.provenance import footer
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.data.datasets import IMAGE_FORMATS
@@ -41,20 +42,31 @@ _OPTIONS = [
 ]  # fmt: skip
 
 
-def main(families: Sequence[Family], table_name: str | None = None) -> NoReturn:
+_PAGE_OPTION = click.option(
+    "--page", type=PathOption(dir_okay=False), default=None, show_default="table.md in --out",
+    help="Markdown file of all tables.",
+)  # fmt: skip
+_PAGE_HEAD = """# The published experiments again
+
+Made by `python scripts/reproduce/run_all.py` on {dataset}, the {grid} grid. Why some differ:
+[against the published results](../published_results.md).
+"""
+
+
+def main(families: Sequence[Family], has_page: bool = False) -> NoReturn:
     """Of a script; see command."""
-    execute(command(families, table_name), Path(sys.argv[0]).name)
+    execute(command(families, has_page), Path(sys.argv[0]).name)
 
 
-def command(families: Sequence[Family], table_name: str | None = None) -> click.Command:
+def command(families: Sequence[Family], has_page: bool = False) -> click.Command:
     """What a script does.
 
     Args:
         families: what it reproduces.
-        table_name: of the Markdown file with all of their tables; without, one for each family.
+        has_page: whether all of their tables go to one Markdown file; else each has one.
     """
 
-    def reproduce(out: Path, grid: str, jobs: int, **where: Any) -> None:
+    def reproduce(out: Path, grid: str, jobs: int, page: Path | None = None, **where: Any) -> None:
         """Runs what is missing; prints ours beside the published figures, and draws."""
         laboratory = Laboratory(out=out, **where)
         make_folder("--out", out)
@@ -62,11 +74,13 @@ def command(families: Sequence[Family], table_name: str | None = None) -> click.
             with terminated_like_interrupted():
                 _run(in_turns(families, grid, laboratory), laboratory, jobs)
         try:
-            _report(families, grid, laboratory, table_name)
+            _report(families, grid, laboratory)
+            if has_page:
+                _write_page(page or out / "table.md", families, grid, laboratory)
         except OSError as error:
             raise RunError(f"{error.filename}: {error.strerror}") from error
 
-    for option in reversed(_OPTIONS):
+    for option in reversed([*_OPTIONS, _PAGE_OPTION] if has_page else _OPTIONS):
         reproduce = option(reproduce)
     return click.command()(reproduce)
 
@@ -110,19 +124,25 @@ def _show_lines(
         click.echo(f"{num_done}/{len(everything)} {training.name}")
 
 
-def _report(
-    families: Sequence[Family], grid: str, laboratory: Laboratory, table_name: str | None
-) -> None:
-    tables = {family.name: as_markdown(family, grid, laboratory) for family in families}
-    if table_name is not None:
-        tables = {table_name: "\n".join(tables.values())}
-    for name, text in tables.items():
-        _write(laboratory.out / f"{name}.md", text)
+def _report(families: Sequence[Family], grid: str, laboratory: Laboratory) -> None:
+    """Prints all tables, and writes each with its figure."""
     for family in families:
         click.echo(as_text(family, grid, laboratory))
+        _write(laboratory.out / f"{family.name}.md", as_markdown(family, grid, laboratory))
         figure = family_figure(family, grid, laboratory)
         if figure is not None:
             click.echo(f"figure: {save_figure(figure, laboratory.out / f'{family.name}.png')}\n")
+
+
+def _write_page(path: Path, families: Sequence[Family], grid: str, laboratory: Laboratory) -> None:
+    """All tables on one page, with when and where their runs were made."""
+    finished = [one for one in in_turns(families, grid, laboratory) if laboratory.is_finished(one)]
+    parts = [
+        _PAGE_HEAD.format(dataset=laboratory.dataset, grid=grid),
+        *(as_markdown(family, grid, laboratory) for family in families),
+        f"{footer(map(laboratory.provenance, finished))}\n",
+    ]
+    _write(path, "\n".join(parts))
 
 
 def _write(path: Path, text: str) -> None:

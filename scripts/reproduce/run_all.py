@@ -29,4 +29,4 @@ FAMILIES = (
 )
 
 if __name__ == "__main__":
-    main(FAMILIES, "table")
+    main(FAMILIES, has_page=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from cells import Training
 
+from compsgd.files import atomic_write
+from compsgd.workers.bench.provenance import Provenance, here_today
 from compsgd.workers.data.datasets import load_dataset
 from compsgd.workers.failures import RunError, UsageError
 
@@ -59,6 +61,21 @@ class Laboratory:
     def log(self, training: Training) -> Path:
         return self._log_dir / f"{training.name}.log"
 
+    def note_provenance(self, training: Training) -> None:
+        """Of one that has just been finished."""
+        with atomic_write(self._provenance_path(training)) as file:
+            file.write(json.dumps(here_today()).encode())
+
+    def provenance(self, training: Training) -> Provenance:
+        """Of one that is finished."""
+        try:
+            return Provenance(*json.loads(self._provenance_path(training).read_text()))
+        except (OSError, ValueError, TypeError):
+            return Provenance("on an unknown day", "on an unknown machine")
+
+    def _provenance_path(self, training: Training) -> Path:
+        return self._log_dir / f"{training.name}.provenance.json"
+
     @property
     def _log_dir(self) -> Path:
         return self.out / "runs" / self.dataset
@@ -90,6 +107,7 @@ def train(trainings: Sequence[Training], laboratory: Laboratory, jobs: int) -> I
             time.sleep(_POLL_S)
             for one in [one for one, process in running.items() if process.poll() is not None]:
                 _check(running.pop(one).returncode, laboratory.log(one))
+                laboratory.note_provenance(one)
                 yield one
 
 

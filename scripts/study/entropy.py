@@ -33,6 +33,7 @@ from compsgd.files import atomic_write
 from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.outcome import Outcome
 from compsgd.voting.tally import payload
+from compsgd.workers.bench.provenance import footer, here_today
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.report.tables import markdown_table
@@ -179,7 +180,7 @@ def main(data: Path, steps: int, out: Path) -> None:
             click.echo("  ".join(rows[-1]))
     table = markdown_table(["task, method", "code", "ballots", "votes", "coded", "left"], rows)
     with atomic_write(out) as file:
-        file.write(f"{_HEAD.format(steps=steps)}\n{table}\n".encode())
+        file.write(f"{_HEAD.format(steps=steps)}\n{table}\n\n{footer([here_today()])}\n".encode())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from plan import REPORT, Trial
 
 from compsgd.files import atomic_write
 from compsgd.history import read_histories
+from compsgd.workers.bench.provenance import here_today
 
 RESULTS, CURVES = "results.csv", "curves.csv"
 # Of a curve: what a figure can show.
@@ -31,6 +32,7 @@ class Row:
         bytes_per_step: that a worker sent, on average.
         compression: against a ring all-reduce of float32.
         seconds: of the whole run, evaluations included.
+        day, where: when its results were taken over, and on which machine; see Provenance.
     """
 
     task: str
@@ -45,6 +47,8 @@ class Row:
     bytes_per_step: float
     compression: float
     seconds: float
+    day: str
+    where: str
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,11 @@ class Records:
             self._take_over(trial)
         return self._rows.get(key)
 
+    @property
+    def rows(self) -> Sequence[Row]:
+        """All of them."""
+        return list(self._rows.values())
+
     def metric(self, trial: Trial) -> float | None:
         row = self.row(trial)
         return None if row is None else row.metric
@@ -128,6 +137,7 @@ def _as_row(trial: Trial, cell: Mapping[str, Any]) -> Row:
         bytes_per_step=float(cell["bytes_per_worker_and_step"]),
         compression=_number(cell["compression_rate"]),
         seconds=float(cell["seconds"]),
+        **here_today()._asdict(),
     )
 
 

@@ -28,6 +28,7 @@ import click
 
 from compsgd.comm.exchange_choice import chosen_by_auto
 from compsgd.files import atomic_write
+from compsgd.workers.bench.provenance import Provenance, footer, here_today
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.commands.spreading import SpreadingCommand
@@ -201,6 +202,7 @@ class Row:
         rounds: until then.
         timed_rounds: which took those seconds, and sent those megabytes.
         metric: percent or nats, of what is held out.
+        day, where: of the measurement; see Provenance.
     """
 
     race: str
@@ -214,6 +216,8 @@ class Row:
     seconds: float
     sent_mb: float
     metric: float
+    day: str
+    where: str
 
     @property
     def run(self) -> Run:
@@ -256,7 +260,7 @@ def race(one: Run, data: Path) -> Row:
         raise RunError(f"{', '.join(map(str, one))}: {error}") from error
     rounds, seconds, sent_bytes, metric = found["notes"][-1]
     return Row(*one, found["is_reached"], rounds, found["timed_rounds"], round(seconds, 3),
-               round(sent_bytes / 1e6, 3), round(metric, 4))  # fmt: skip
+               round(sent_bytes / 1e6, 3), round(metric, 4), *here_today())  # fmt: skip
 
 
 @click.command(cls=SpreadingCommand)
@@ -363,6 +367,7 @@ def write_report(rows: Sequence[Row], machines: Mapping[str, Machine], path: Pat
             f"## {RACES[name].title}: {rate}",
             _table(_results(tuned, name, rate), alone, machines[name]),
         ]
+    parts.append(footer(Provenance(row.day, row.where) for row in rows))
     with atomic_write(path) as file:
         file.write(("\n\n".join(parts) + "\n").encode())
 

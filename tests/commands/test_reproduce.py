@@ -14,6 +14,7 @@ from processes import ROOT, run_command, started_command
 from shared_files import SHARED
 
 from compsgd.history import write_histories
+from compsgd.workers.bench.provenance import footer, here_today
 from compsgd.workers.commands.cli import train as train_command
 
 SCRIPTS = ROOT / "scripts" / "reproduce"
@@ -246,14 +247,14 @@ def test_nothing_is_drawn_of_nothing(tmp_path):
 
 @pytest.mark.parametrize("script", [*FAMILY_SCRIPTS, run_all], ids=lambda script: script.__name__)
 def test_a_script_without_results_shows_the_published(script, tmp_path):
-    table_name = "table" if script is run_all else None
     arguments = ["--jobs", "0", "--out", str(tmp_path)]
-    shown = CliRunner().invoke(command(script.FAMILIES, table_name), arguments)
+    shown = CliRunner().invoke(command(script.FAMILIES, has_page=script is run_all), arguments)
     assert shown.exit_code == 0, shown.output
+    pages = [(tmp_path / "table.md").read_text()] if script is run_all else []
     for family in script.FAMILIES:
         assert family.title in shown.output
-        file = tmp_path / f"{table_name or family.name}.md"
-        assert f"### {family.title}" in file.read_text()
+        own = (tmp_path / f"{family.name}.md").read_text()
+        assert all(f"### {family.title}" in text for text in [own, *pages])
 
 
 def test_data_that_are_missing_are_one_clear_line(tmp_path):
@@ -273,6 +274,7 @@ def test_all_families_on_small_settings(tmp_path):
     assert finished.exit_code == 0, finished.stdout + finished.stderr
     table = (tmp_path / "table.md").read_text()
     assert table.count("| 1/1 |") == len(run_all.FAMILIES)
+    assert table.rstrip().endswith(footer([here_today()]))
     assert {path.stem for path in tmp_path.glob("*.png")} == set(BY_NAME)
     again = run_command(*script)
     assert again.exit_code == 0
