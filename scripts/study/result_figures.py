@@ -1,6 +1,6 @@
 """A figure for each question, of the tasks that have something to say about it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +98,9 @@ Drawing = Callable[[Task, Sequence[Summary], Sequence[Summary]], Figure]
 
 @in_paper_style
 def _bits(task: Task, found: Sequence[Summary], there: Sequence[Summary]) -> Figure:
-    figure, axis = _axis(task, "bits an element")
-    _line(axis, 0, "vote", [(_BITS[one.method.name], one) for one in found])
+    points = [(_BITS[one.method.name], one) for one in found]
+    figure, axis = _axis(task, "bits an element", {x for x, _ in points})
+    _line(axis, 0, "vote", points)
     _baseline(axis.axhline, found[0], there)
     add_legend(figure, [axis])
     return figure
@@ -107,7 +108,8 @@ def _bits(task: Task, found: Sequence[Summary], there: Sequence[Summary]) -> Fig
 
 @in_paper_style
 def _workers(task: Task, found: Sequence[Summary], there: Sequence[Summary]) -> Figure:
-    figure, axis = _axis(task, "workers, each with as many batches")
+    numbers = {num for workers in _WORKERS.values() for num in workers.values()}
+    figure, axis = _axis(task, "workers, each with as many batches", numbers)
     for i, (label, workers) in enumerate(_WORKERS.items()):
         points = [(workers[one.method.name], one) for one in found if one.method.name in workers]
         _line(axis, i, label, points)
@@ -124,6 +126,7 @@ def _dots(task: Task, found: Sequence[Summary], there: Sequence[Summary]) -> Fig
         axis.errorbar(one.mean, -place, xerr=one.deviation, fmt="o", capsize=2,
                       color=line_style(0)["color"])  # fmt: skip
     axis.set_yticks([-place for place in range(len(found))], [one.method.name for one in found])
+    axis.set_ylim(0.5 - len(found), 0.5)
     axis.set_xlabel(task.metric.title)
     axis.grid(alpha=0.3)
     _baseline(axis.axvline, found[0], there)
@@ -131,13 +134,14 @@ def _dots(task: Task, found: Sequence[Summary], there: Sequence[Summary]) -> Fig
     return figure
 
 
-def _axis(task: Task, x_label: str) -> tuple[Figure, Axes]:
+def _axis(task: Task, x_label: str, places: Collection[int]) -> tuple[Figure, Axes]:
+    """With a tick at each of these places."""
     figure, (axis,) = new_figure(1, 1, task.title)
     axis.set_xlabel(x_label)
     axis.set_ylabel(task.metric.title)
     axis.grid(alpha=0.3)
     axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xticks(sorted(places), list(map(str, sorted(places))))
     return figure, axis
 
 

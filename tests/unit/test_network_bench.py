@@ -20,6 +20,7 @@ from predictions import errors, gradients_of, predicted
 from predictions import write_report as write_errors
 from steps import ALONE, CODED, EXCHANGE, STEP
 
+HERE = ("2026-11-28", "a PC")
 RATES = ("100mbit", "1gbit", "unshaped")
 
 
@@ -31,7 +32,7 @@ def measured(method, rate, kind=STEP, num_hosts=2):
     coding_ms = 30 if method.startswith("vote") else 0
     bytes_ms = sent_bytes * 8 / min(link_of(rate).bits_per_s, 1e11) * 1e3
     ms = 50 + bytes_ms + coding_ms
-    return Row("gpt", num_hosts, rate, kind, method, ms, 3, sent_bytes)
+    return Row("gpt", num_hosts, rate, kind, method, ms, 3, sent_bytes, *HERE)
 
 
 ROWS = [measured(method, rate) for method in METHODS for rate in RATES]
@@ -78,6 +79,7 @@ def test_the_report_has_a_table_and_figures(tmp_path):
     write_report(ROWS, tmp_path)
     text = (tmp_path / "network.md").read_text()
     assert "## gpt, 2 hosts: whole training step" in text
+    assert text.endswith("\n*2026-11-28, a PC*\n")
     (line,) = (line for line in text.splitlines() if line.startswith("| float32 |"))
     # 112 ms with the vote; 370, 210 and 82 with the others.
     assert "| gpt, 2 hosts | 3.30 1.88 0.73 |" in text

@@ -19,13 +19,16 @@ from entropy import coded_bits, entropy
 from network_rows import UNSHAPED
 from time_to_target import ALONE, RACES, Row, allowed, runs, write_report
 
+HERE = ("2026-11-28", "a PC")
+
 
 def counted(method, lr, rounds, *, is_reached=True, metric=1.74):
-    return Row("lm", UNSHAPED, method, lr, True, is_reached, rounds, rounds - 5, 60.0, 1.0, metric)
+    return Row("lm", UNSHAPED, method, lr, True, is_reached, rounds, rounds - 5, 60.0, 1.0, metric,
+               *HERE)  # fmt: skip
 
 
 def timed(method, lr, seconds, sent_mb):
-    return Row("lm", "1gbit", method, lr, False, True, 45, 40, seconds, sent_mb, 3.5)
+    return Row("lm", "1gbit", method, lr, False, True, 45, 40, seconds, sent_mb, 3.5, *HERE)
 
 
 ROWS = [
@@ -66,6 +69,7 @@ def table_of(rows, tmp_path):
     """The lines of the report, by their first words."""
     write_report(rows, {"lm": USUAL}, tmp_path / "x.md")
     lines = (tmp_path / "x.md").read_text().splitlines()
+    assert lines[-1] == "*2026-11-28, a PC*"
     return {line.split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
 
 
@@ -89,7 +93,7 @@ def test_ratios_are_of_what_has_reached_the_target(tmp_path):
 
 
 def test_a_whole_training_stands_beside_what_was_counted(tmp_path):
-    whole = Row("lm", "1gbit", "fp16", 0.02, True, True, 1000, 995, 149.25, 476.3, 1.74)
+    whole = Row("lm", "1gbit", "fp16", 0.02, True, True, 1000, 995, 149.25, 476.3, 1.74, *HERE)
     lines = table_of([*ROWS, whole], tmp_path)
     assert "| 1,000 | 150.0 |" in lines["fp16"]
     assert "| 1,000 | 150.0 |" in lines["fp16, all of it"]
