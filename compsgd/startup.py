@@ -65,10 +65,10 @@ def announce_loading() -> None:
 
 
 def announce(what: str) -> None:
-    """A line on a terminal, as what comes next may take seconds; from one process of all."""
+    """A line on a terminal, as what comes next may take seconds; from one process of a machine."""
     # Without a standard error there is no such object.
     is_shown = sys.stderr is not None and sys.stderr.isatty()
-    if is_shown and launched_rank() == 0:
+    if is_shown and launched_local_rank() == 0:
         sys.stderr.write(f"{what} ...\n")
         sys.stderr.flush()
 

@@ -34,7 +34,7 @@ from compsgd.voting.aggregator import LevelAggregator
 from compsgd.voting.ballot import BallotBox
 from compsgd.voting.tally import BallotTally
 from compsgd.workers.commands.execution import execute
-from compsgd.workers.commands.path_option import PathOption, check_picture, make_folder
+from compsgd.workers.commands.path_option import PICTURE
 from compsgd.workers.commands.spreading import SpreadingCommand
 from compsgd.workers.failures import UsageError
 from compsgd.workers.report.tables import markdown_table
@@ -214,15 +214,13 @@ def _joined(bars: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 @click.option("--num_chunks", type=click.IntRange(min=1), multiple=True, default=(),
               show_default="one, and as many as are taken by default")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=1), default=15, show_default=True)
-@click.option("--out", type=PathOption(dir_okay=False), default=_OUT,
+@click.option("--out", type=PICTURE, default=_OUT,
               show_default="docs/measurements/timeline.png")  # fmt: skip
 def timeline(
     link: str, num_hosts: int, numel: int, num_tensors: int, num_bits: int,
     num_chunks: tuple[int, ...], repeats: int, out: Path,
 ) -> None:  # fmt: skip
     """Measures, prints a table, and draws."""
-    check_picture("--out", out)
-    make_folder("--out", out.parent)
     chunks: list[int | None] = list(num_chunks) or [1, None]
     names = ["chunks by size" if one is None else f"{one} chunk{'s' * (one > 1)}" for one in chunks]
     what = {"numel": numel, "num_tensors": num_tensors, "num_bits": num_bits, "num_chunks": chunks,

@@ -16,7 +16,7 @@ from compsgd.files import atomic_write
 from compsgd.plots import save_figure
 from compsgd.workers.bench.provenance import footer
 from compsgd.workers.commands.execution import execute
-from compsgd.workers.commands.path_option import PathOption, make_folder
+from compsgd.workers.commands.path_option import OutputFile, PathOption, make_folder
 from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.failures import RunError, terminated_like_interrupted
 from compsgd.workers.report.progress import on_a_terminal
@@ -43,13 +43,13 @@ _OPTIONS = [
 
 
 _PAGE_OPTION = click.option(
-    "--page", type=PathOption(dir_okay=False), default=None, show_default="table.md in --out",
-    help="Markdown file of all tables.",
+    "--page", type=OutputFile(), default=None,
+    help="Write all tables to this page, too, as docs/measurements/reproduced.md.",
 )  # fmt: skip
 _PAGE_HEAD = """# The published experiments again
 
-Made by `python scripts/reproduce/run_all.py` on {dataset}, the {grid} grid. Why some differ:
-[against the published results](../published_results.md).
+Made by `python scripts/reproduce/run_all.py` on {dataset}, the {grid} grid{epochs}.
+Why some differ: [against the published results](../published_results.md).
 """
 
 
@@ -63,20 +63,20 @@ def command(families: Sequence[Family], has_page: bool = False) -> click.Command
 
     Args:
         families: what it reproduces.
-        has_page: whether all of their tables go to one Markdown file; else each has one.
+        has_page: whether all of their tables may go to one page, too.
     """
 
     def reproduce(out: Path, grid: str, jobs: int, page: Path | None = None, **where: Any) -> None:
         """Runs what is missing; prints ours beside the published figures, and draws."""
         laboratory = Laboratory(out=out, **where)
         make_folder("--out", out)
-        if jobs:
-            with terminated_like_interrupted():
-                _run(in_turns(families, grid, laboratory), laboratory, jobs)
         try:
+            if jobs:
+                with terminated_like_interrupted():
+                    _run(in_turns(families, grid, laboratory), laboratory, jobs)
             _report(families, grid, laboratory)
-            if has_page:
-                _write_page(page or out / "table.md", families, grid, laboratory)
+            if page:
+                _write_page(page, families, grid, laboratory)
         except OSError as error:
             raise RunError(f"{error.filename}: {error.strerror}") from error
 
@@ -136,9 +136,10 @@ def _report(families: Sequence[Family], grid: str, laboratory: Laboratory) -> No
 
 def _write_page(path: Path, families: Sequence[Family], grid: str, laboratory: Laboratory) -> None:
     """All tables on one page, with when and where their runs were made."""
+    epochs = "" if laboratory.epochs is None else f", all with {laboratory.epochs} epochs"
     finished = [one for one in in_turns(families, grid, laboratory) if laboratory.is_finished(one)]
     parts = [
-        _PAGE_HEAD.format(dataset=laboratory.dataset, grid=grid),
+        _PAGE_HEAD.format(dataset=laboratory.dataset, grid=grid, epochs=epochs),
         *(as_markdown(family, grid, laboratory) for family in families),
         f"{footer(map(laboratory.provenance, finished))}\n",
     ]

@@ -105,7 +105,8 @@ def train(trainings: Sequence[Training], laboratory: Laboratory, jobs: int) -> I
                 one = waiting.pop(0)
                 running[one] = stack.enter_context(_started(one, laboratory))
             time.sleep(_POLL_S)
-            for one in [one for one, process in running.items() if process.poll() is not None]:
+            ended = [one for one, process in running.items() if process.poll() is not None]
+            for one in sorted(ended, key=lambda one: running[one].returncode != 0):
                 _check(running.pop(one).returncode, laboratory.log(one))
                 laboratory.note_provenance(one)
                 yield one

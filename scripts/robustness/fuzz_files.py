@@ -40,7 +40,7 @@ from compsgd.errors import CompsgdError
 from compsgd.history import read_histories, write_histories
 from compsgd.history.axes import line, metric_names
 from compsgd.workers.commands import cli
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.commands.run_options import read_options
 from compsgd.workers.data import idx_files
 from compsgd.workers.data.text import load_text
@@ -370,6 +370,8 @@ def ends_of(process: Any, at: Any) -> Iterator[str]:
               help="Where files that end or hang a process are kept.")  # fmt: skip
 def main(count: int, seed: int, keep: Path | None) -> None:
     """Prints how many files were read and refused; exit code 1 if anything else became of any."""
+    if keep is not None:
+        make_folder("--keep", keep)
     with tempfile.TemporaryDirectory(prefix="compsgd_fuzz_") as name:
         known = formats(Path(name))
         counts, findings = tried(count, seed, known, Path(name) / "findings", keep)
@@ -408,7 +410,6 @@ def tried(
         with findings.open("a") as file:
             file.write(f"{kind.name}, file {number}: {ends[0]}, exit code {process.exitcode}\n")
         if keep is not None:
-            keep.mkdir(parents=True, exist_ok=True)
             (keep / f"{seed}_{number}").write_bytes(content)
         start = number + 1
     return list(counts), findings.read_text().splitlines() if findings.exists() else []

@@ -8,7 +8,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -17,10 +17,12 @@ from torch import Tensor
 from compsgd.comm import exchanges
 from compsgd.comm.group import averaging, messages
 from compsgd.comm.group.collectives import Collectives
+from compsgd.comm.group.roll_call import RollCall
 from compsgd.comm.membership import Membership
 from compsgd.gradient import Gradient
 from compsgd.optim.round_optimizer import RoundOptimizer
 from compsgd.voting.aggregator import LevelAggregator
+from compsgd.workers.launch.watchdog import _STOP_KEY
 from compsgd.workers.options import Options
 
 RANK = 1
@@ -448,6 +450,27 @@ def _keys(*pairs: tuple[str, str]) -> Patch:
     return patch
 
 
+class _Written:
+    """A store that keeps which keys are set."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def set(self, key: str, value: str = "") -> None:
+        self.keys.append(key)
+
+
+def _roll_call_key(name: str) -> str:
+    return RollCall(cast(Any, _Written()), RANK, 3, name, 1.0)._key
+
+
+def _left_key(rank: int) -> str:
+    written = _Written()
+    RollCall(cast(Any, written), rank, 3, "urgent", 1.0).leave()
+    (key,) = written.keys
+    return key
+
+
 def _header(field: int, value: int) -> Patch:
     """A 32-bit field of the header, by place."""
     return _put(field, *struct.pack("<i", value))
@@ -508,11 +531,12 @@ MODES = (
     Mode("gradient: never there", _absent),
     Mode("random bits of another seed", _other_seed),
     Mode("weights drift", _drift, clients=_LAUNCH),
-    Mode("store: stop after garbage", _keys(("stop after round", "x")), clients=_LAUNCH),
-    Mode("store: stop after round 1", _keys(("stop after round", "1")), clients=_LAUNCH),
-    Mode("store: calls without end", _keys(("urgent call", "9" * 12), ("routine call", "abc")),
+    Mode("store: stop after garbage", _keys((_STOP_KEY, "x")), clients=_LAUNCH),
+    Mode("store: stop after round 1", _keys((_STOP_KEY, "1")), clients=_LAUNCH),
+    Mode("store: calls without end",
+         _keys((_roll_call_key("urgent"), "9" * 12), (_roll_call_key("routine"), "abc")),
          clients=_LAUNCH),
-    Mode("store: says that all have left", _keys(*((f"left: {rank}", "") for rank in range(3))),
+    Mode("store: says that all have left", _keys(*((_left_key(rank), "") for rank in range(3))),
          clients=_LAUNCH),
 )  # fmt: skip
 

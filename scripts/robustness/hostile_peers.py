@@ -78,7 +78,8 @@ def _try(mode: Mode, client: str) -> list[str]:
         outputs = [(Path(folder) / f"{rank}.log").read_text(errors="replace")
                    for rank in range(_NUM_RANKS)]  # fmt: skip
         if TRIED not in outputs[RANK]:
-            return [mode.name, client, "NOT TRIED", "the hostile rank did what it should"]
+            last = outputs[RANK].strip().rpartition("\n")[2]
+            return [mode.name, client, "NOT TRIED", f"the hostile rank did what it should: {last}"]
         outputs[RANK] = outputs[RANK].replace(f"{TRIED}\n", "")
         ended = [Ended(*pair) for pair in zip(codes, outputs, strict=True)]
         return [mode.name, client, *_verdict(ended, client)]

@@ -33,7 +33,7 @@ from compsgd.workers.report.tables import markdown_table  # noqa: E402
 _NUM_RANKS, _NUM_WORKERS = 3, 6
 _PORT = 29500
 _TIMEOUT_S = 8
-_ERROR = re.compile(r"(\[rank\d\]: )?\w*Error: ")
+_ERROR = re.compile(r"(\[rank\d\]: )?[\w.]*Error: ")
 # From the fault to the end of the last process.
 _LIMIT_S = _TIMEOUT_S + 10
 _OUTAGE_S, _SLOW_S = 5, 20
@@ -228,7 +228,6 @@ class Training:
     """Runs of `launch.py`, and whether they end as one that nothing happened to."""
 
     name = "launch.py"
-    clear = re.compile(r"Error: (ranks? [\d, ]+ (is|are) gone|rank 0 cannot be reached: )")
 
     def __init__(self, machines: Machines, folder: Path) -> None:
         self._machines = machines
@@ -252,6 +251,12 @@ class Training:
             return f"FAILED: {next((one.line for one in ended if one and one.exit_code), 'hangs')}"
         return self.verdict(name)
 
+    def is_clear(self, line: str, is_victim: bool, victim: int) -> bool:
+        """The others must name it; to the victim all others are gone."""
+        if is_victim:
+            return bool(re.match(r"Error: (ranks? [\d, ]+ (is|are) gone|rank 0 cannot be) ", line))
+        return bool(re.match(rf"Error: rank {victim} (is gone|cannot be reached)", line))
+
     def verdict(self, name: str) -> str:
         return _SAME if self._weights(name) == self._reference() else "OTHER WEIGHTS"
 
@@ -271,7 +276,6 @@ class Hook:
     """Runs of a DistributedDataParallel with the hook, which keep nothing to go on with."""
 
     name = "DDP hook"
-    clear = re.compile(r"\[rank\d\]: .*CollectiveError: ")
 
     def __init__(self, machines: Machines, folder: Path) -> None:
         self._folder = folder
@@ -285,6 +289,9 @@ class Hook:
 
     def goes_on(self, name: str, machines: Sequence[int]) -> str:
         return _NOTHING_KEPT
+
+    def is_clear(self, line: str, is_victim: bool, victim: int) -> bool:
+        return bool(re.match(r"\[rank\d\]: .*CollectiveError: ", line))
 
     def verdict(self, name: str) -> str:
         return _ENDED
@@ -326,7 +333,10 @@ def _stopped(
     client: "Training | Hook", fault: Fault, ended: Sequence[Ended | None], after: str
 ) -> Outcome:
     """Of a fault that every rank is to say, soon."""
-    is_said = all(one and one.exit_code and client.clear.match(one.line) for one in ended)
+    is_said = all(
+        one and one.exit_code and client.is_clear(one.line, rank == fault.victim, fault.victim)
+        for rank, one in enumerate(ended)
+    )
     is_right = is_said and after in (_SAME, _NOTHING_KEPT)
     return Outcome(fault, client.name, _times(ended), _last_lines(ended), after, is_right)
 

@@ -35,7 +35,7 @@ from compsgd.voting.outcome import Outcome
 from compsgd.voting.tally import payload
 from compsgd.workers.bench.provenance import footer, here_today
 from compsgd.workers.commands.execution import execute
-from compsgd.workers.commands.path_option import PathOption, make_folder
+from compsgd.workers.commands.path_option import OutputFile, PathOption
 from compsgd.workers.report.tables import markdown_table
 
 _PIECE_NUMEL = 1 << 16
@@ -165,11 +165,10 @@ def look(task: Task, method: Method, steps: int, data: Path) -> list[float]:
               help="Folder of MNIST, FashionMNIST and text.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=_EVERY), default=300, show_default=True,
               help="Of each training.")  # fmt: skip
-@click.option("--out", type=PathOption(dir_okay=False), default=_OUT,
+@click.option("--out", type=OutputFile(), default=_OUT,
               show_default="docs/measurements/entropy.md")  # fmt: skip
 def main(data: Path, steps: int, out: Path) -> None:
     """Trains, and writes the table."""
-    make_folder("--out", out.parent)
     torch.set_num_threads(1)
     rows = []
     for task in (TASKS["lm"], TASKS["mnist"]):

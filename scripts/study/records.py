@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
@@ -15,6 +16,9 @@ from plan import REPORT, Trial
 from compsgd.files import atomic_write
 from compsgd.history import read_histories
 from compsgd.workers.bench.provenance import here_today
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+from csv_rows import read_rows
 
 RESULTS, CURVES = "results.csv", "curves.csv"
 # Of a curve: what a figure can show.
@@ -82,8 +86,9 @@ class Records:
         """
         self._out = out
         self._log_dir = log_dir
-        self._rows = {_key(row): row for row in _read(out / RESULTS, Row)}
-        self._points = {_point_key(point): point for point in _read(out / CURVES, Point)}
+        self._rows = {_key(row): row for row in read_rows(out / RESULTS, Row, "run.py")}
+        points = read_rows(out / CURVES, Point, "run.py")
+        self._points = {_point_key(point): point for point in points}
 
     def folder(self, trial: Trial) -> Path:
         """Of a run; another definition has another one."""
@@ -166,15 +171,6 @@ def _key(row: Row) -> Key:
 
 def _point_key(point: Point) -> tuple[Any, ...]:
     return astuple(point)[:-1]
-
-
-def _read(path: Path, kind: type[_Line]) -> list[_Line]:
-    try:
-        lines = csv.DictReader(path.read_text().splitlines())
-    except FileNotFoundError:
-        return []
-    types: Mapping[str, Any] = {one.name: one.type for one in fields(kind)}
-    return [kind(**{name: types[name](text) for name, text in line.items()}) for line in lines]
 
 
 def _write(path: Path, kind: type[_Line], lines: Sequence[_Line]) -> None:

@@ -82,6 +82,8 @@ def command(plan: Sequence[Part]) -> click.Command:
               out: Path) -> None:  # fmt: skip
         """Runs what is missing of the study, and writes its tables and figures."""
         make_folder("--out", out)
+        if jobs:
+            make_folder("--log_dir", log_dir)
         records = Records(out, log_dir)
         chosen = [
             (task, method)

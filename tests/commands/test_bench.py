@@ -92,6 +92,10 @@ def test_bad_input_is_one_line():
     result = run("codec", "--picture", "x.txt")
     assert result.exit_code == 2
     assert "must end in one of .png, .pdf, .svg" in result.output
+    for option in ("--picture", "--json"):
+        result = run("codec", option, "nowhere/x.png")
+        assert result.exit_code == 2
+        assert "nowhere/x.png: there is no folder nowhere" in result.output
 
 
 def test_the_vote_that_is_timed_moves_parameters(monkeypatch):

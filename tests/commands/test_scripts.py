@@ -41,6 +41,22 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_is_measured(
     assert str(where.parent) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("script", "option"),
+    [
+        ("reproduce/run_all.py", "--page"),
+        ("study/run.py", "--log_dir"),
+        ("robustness/fuzz_files.py", "--keep"),
+    ],
+)
+def test_so_is_any_other_place(script, option, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "x"
+    own = [] if "fuzz" in script else ["--out", str(tmp_path / "out")]
+    assert run_script(SCRIPTS / script, option, str(place), *own) == 2
+    assert str(place.parent) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: str(path.relative_to(SCRIPTS)))
 def test_several_values_may_stand_behind_one_option(path):
     """As in all commands: `--num_hosts 2 4`."""

@@ -13,12 +13,11 @@ import torch
 from compsgd.codec.binning import BINNINGS
 from compsgd.workers.bench.measurements import MEMORIES, CodecCase, measure_codec, measure_round
 from compsgd.workers.bench.timing import machine
-from compsgd.workers.commands.path_option import PathOption, check_picture, write_json
+from compsgd.workers.commands.path_option import PICTURE, OutputFile, write_json
 from compsgd.workers.commands.spreading import IntegerRange, SpreadingCommand, normalise
 from compsgd.workers.report.tables import format_table
 
 _SETTINGS = {"token_normalize_func": normalise, "max_content_width": 100}
-_PATH = PathOption(dir_okay=False, writable=True)
 
 
 def _several(
@@ -31,7 +30,7 @@ def _several(
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     for declare in (
-        click.option("--json", "json_path", type=_PATH, default=None,
+        click.option("--json", "json_path", type=OutputFile(), default=None,
                      help="Also write the figures here."),
         click.option("--repeats", type=IntegerRange(min=1), default=9, show_default=True,
                      help="Times each action is timed; the median counts."),
@@ -68,7 +67,7 @@ def bench() -> None:
 )
 @_several("--voters", IntegerRange(min=1), [4, 16], "Ballots to vote on.")
 @click.option(
-    "--picture", type=_PATH, default=None, help="Draw the figures here: .png, .pdf or .svg."
+    "--picture", type=PICTURE, default=None, help="Draw the figures here: .png, .pdf or .svg."
 )
 def codec(picture: Path | None, **values: Any) -> None:
     """Encode a gradient, and vote on N ballots, for every combination of the options.
@@ -78,7 +77,6 @@ def codec(picture: Path | None, **values: Any) -> None:
     vote N    check, unpack and add up N ballots, vote, break ties, update
     limit     bytes that must move, over the bytes of a copy
     """
-    check_picture("--picture", picture)
     settings = ("sizes", "num_bits", "binning", "zeros", "compile", "memory")
     cases = [CodecCase(*case) for case in itertools.product(*(values[name] for name in settings))]
     records = _measure(

@@ -92,9 +92,10 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    if launched_rank() != 0:
+    if launched_local_rank() != 0:
         # Before the processes know of each other: all are ended as soon as one has failed. Where
-        # rank 0 fails too, this one is ended here; else nobody but this one knows why.
+        # the first one of this machine fails too, this one is ended here; else nobody but this one
+        # knows why.
         time.sleep(_GRACE_S)
     _tell(message)
     sys.exit(exit_code)

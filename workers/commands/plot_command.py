@@ -9,14 +9,13 @@ import numpy as np
 
 from compsgd.errors import CompsgdError
 from compsgd.history import Histories, read_histories
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import PICTURE, PathOption
 from compsgd.workers.commands.spreading import IntegerRange, SpreadingCommand, normalise
 from compsgd.workers.failures import UsageError
 from compsgd.workers.report.tables import format_table
 
 Key = tuple[float, float]
 _FILE_NAME = "histories.pkl"
-_ENDINGS = (".png", ".pdf", ".svg")
 _X_AXES = ("steps", "epochs", "seconds", "bytes", "evaluations")
 _SETTINGS = {"token_normalize_func": normalise, "max_content_width": 100}
 
@@ -122,14 +121,6 @@ def _as_many(given: Sequence[str], count: int) -> list[str]:
     return list(given)
 
 
-def _out(value: Path) -> Path:
-    if value.suffix.lower() not in _ENDINGS:
-        raise UsageError(f"--out {value}: it must end in {', '.join(_ENDINGS)}")
-    if not value.absolute().parent.is_dir():
-        raise UsageError(f"--out {value}: there is no folder {value.parent}")
-    return value
-
-
 def _runs(labels: Sequence[str], chosen: Sequence[tuple[str, Key, Any]]) -> list[Any]:
     from compsgd.plots import Run
 
@@ -166,7 +157,6 @@ def _draw_cells(
     **settings: Any,
 ) -> None:
     """A figure of the cells that are asked for."""
-    out = _out(out)
     chosen = choose(read_all(find_files(files, log_dir)), keys)
     _draw(out, figure_of, _runs(_labels(chosen, labels), chosen), **settings)
 
@@ -187,7 +177,7 @@ _KEY = click.option(
     help="Cells of a sweep, as in --key 0.0001,0.7; all of them without.",
 )
 _LABEL = click.option("--label", "labels", multiple=True, help="What lines are called, in order.")
-_OUT = click.option("--out", type=PathOption(), required=True,
+_OUT = click.option("--out", type=PICTURE, required=True,
                     help="The figure: PNG, PDF or SVG by its ending.")  # fmt: skip
 _TITLE = click.option("--title", default="", help="Above the figure.")
 _LINE_OPTIONS = [
@@ -237,7 +227,6 @@ def average(files: tuple[str, ...], log_dir: Path, keys: tuple[Key, ...], labels
     """For each cell the mean over FILES, as of several seeds, and the band that they lie in."""
     from compsgd.plots import Run, average_figure
 
-    out = _out(out)
     by_key: dict[Key, list[Any]] = {}
     for name, key, history in choose(read_all(find_files(files, log_dir)), keys):
         by_key.setdefault(key, []).append(Run(name, history))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from compsgd.comm.exchange_choice import chosen_by_auto
-from compsgd.workers.commands.path_option import PathOption, check_picture, write_json
+from compsgd.workers.commands.path_option import PICTURE, OutputFile, write_json
 from compsgd.workers.commands.spreading import CountRange, IntegerRange, SpreadingCommand, normalise
 from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.failures import UsageError
@@ -29,7 +29,6 @@ from compsgd.workers.prediction.prediction import (
 from compsgd.workers.report.tables import format_table
 from compsgd.workers.train.models import IMAGE_MODELS, build_model
 
-_PATH = PathOption(dir_okay=False, writable=True)
 _TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _MOST_WORKERS = 100_000
 # Of what is measured: more than any cache holds, and seconds at the most.
@@ -93,11 +92,11 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
               help="Measure this machine first (seconds; let it do nothing else).")  # fmt: skip
 @click.option("--batch_size", type=IntegerRange(min=2), default=64, show_default=True,
               help="Of the steps that are measured.")  # fmt: skip
-@click.option("--machine", "machine_path", type=_PATH, default=None,
+@click.option("--machine", "machine_path", type=OutputFile(), default=None,
               help="With --calibrate what is measured is saved here, without it read.")  # fmt: skip
-@click.option("--plot", type=_PATH, default=None,
+@click.option("--plot", type=PICTURE, default=None,
               help="Draw step time against bandwidth: .png, .pdf or .svg.")  # fmt: skip
-@click.option("--json", "json_path", type=_PATH, default=None,
+@click.option("--json", "json_path", type=OutputFile(), default=None,
               help="Also write the figures here.")  # fmt: skip
 def predict_command(**values: Any) -> None:
     """Predict a training step with DistributedDataParallel and each way to combine gradients.
@@ -112,7 +111,6 @@ def predict_command(**values: Any) -> None:
     The model and how far it is from what was measured: docs/predictions.md. A worker computes on
     one core of a CPU; of GPUs nothing is known here.
     """
-    check_picture("--plot", values["plot"])
     asked = votes(values["num_bits"], _exchanges(values), values["entropy_coding"])
     clusters = [_cluster(values, num_workers) for num_workers in values["num_workers"]]
     gradients, step_s = _gradients(values), values["step_s"] or 0.0

@@ -6,7 +6,7 @@ import click
 
 from compsgd.errors import CompsgdError
 from compsgd.files import atomic_write
-from compsgd.workers.commands.path_option import PathOption
+from compsgd.workers.commands.path_option import OutputFile, PathOption
 from compsgd.workers.commands.spreading import normalise
 from compsgd.workers.failures import RunError, UsageError
 from compsgd.workers.results.finished import read_finished
@@ -17,7 +17,7 @@ from compsgd.workers.results.page import report_page
 @click.argument("experiment", type=PathOption())
 @click.option("--log_dir", type=PathOption(), default=Path("logs"), show_default=True,
               help="Where experiments are looked for by name.")  # fmt: skip
-@click.option("--out", type=PathOption(dir_okay=False), required=True,
+@click.option("--out", type=OutputFile(), required=True,
               help="The page, as in report.html; one that is there is replaced.")  # fmt: skip
 def report(experiment: Path, log_dir: Path, out: Path) -> None:
     """One self-contained HTML page of EXPERIMENT, a folder or a name in --log_dir: results, bytes,

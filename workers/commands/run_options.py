@@ -344,7 +344,7 @@ def read_options(values: dict[str, Any], rank_info: RankInfo) -> Options:
 
 
 def _warn_of_older_name(rank_info: RankInfo) -> None:
-    if rank_info.rank == 0:
+    if rank_info.local_rank == 0:
         click.echo(
             f"--{_OLDER_NAME}, the original's name of --range_decay, is the decay of the range; it "
             "is no L2, which is --l2",

@@ -205,7 +205,8 @@ class Watchdog:
         failed = [rank for rank in absent or () if roll_call.speaks_for_itself(rank)]
         if failed:
             reason = f"{_named(failed, 'has', 'have')} failed; the reason is printed on its machine"
-            self._end(reason, tell=self._is_out_of_sight(failed))
+            is_here = any(rank in self._rank_info.machine for rank in failed)
+            self._end(reason, tell=not is_here and self._speaks_without(absent or []))
         elif absent:
             self._end(_gone(absent), tell=self._speaks_without(absent))
         if absent == [] and roll_call is self._urgent:
@@ -222,11 +223,6 @@ class Watchdog:
         are present."""
         present = (rank for rank in self._rank_info.machine if rank not in absent)
         return next(present, None) == self._rank_info.rank
-
-    def _is_out_of_sight(self, failed: list[int]) -> bool:
-        """Whether this process is to tell its machine, on which none of those who failed ran."""
-        here = self._rank_info
-        return here.local_rank == 0 and not any(rank in here.machine for rank in failed)
 
     def _force(self) -> None:
         since = self._signalled_at

@@ -385,10 +385,11 @@ def _set_threads(options: Options, rank_info: RankInfo) -> None:
 
 @contextlib.contextmanager
 def _reported_warnings(rank_info: RankInfo) -> Iterator[None]:
-    """Within, rank 0 alone shows the library's warnings, which are known to every process."""
+    """Within, the first process of each machine alone shows the library's warnings, which are known
+    to every process there."""
     before = log.propagate, log.handlers
     log.propagate = False
-    log.handlers = [logging.StreamHandler() if rank_info.rank == 0 else logging.NullHandler()]
+    log.handlers = [logging.StreamHandler() if rank_info.local_rank == 0 else logging.NullHandler()]
     try:
         yield
     finally:
