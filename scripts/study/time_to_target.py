@@ -367,7 +367,7 @@ def write_report(rows: Sequence[Row], machines: Mapping[str, Machine], path: Pat
             f"## {RACES[name].title}: {rate}",
             _table(_results(tuned, name, rate), alone, machines[name]),
         ]
-    parts.append(footer(Provenance(row.day, row.where) for row in rows))
+    parts.append(footer(Provenance(row.day, row.where) for row in tuned.values()))
     with atomic_write(path) as file:
         file.write(("\n\n".join(parts) + "\n").encode())
 
