@@ -64,7 +64,6 @@ COVERED = {
     "workers/commands/path_option": ("commands/test_surroundings.py", "the home folder"),
     "workers/commands/config_file": ("commands/test_dry_runs.py", "options from files"),
     "workers/train/forecast": ("commands/test_dry_runs.py", "what --dry_run shows"),
-    "workers/commands/execution": ("commands/test_cli.py", "errors and exit codes"),
     "workers/commands/run_options": ("commands/test_cli.py", "every option"),
     "workers/commands/spreading": ("commands/test_cli.py", "how values are given"),
     "workers/data/datasets": ("unit/test_data.py", "the data sets"),
