@@ -6,7 +6,7 @@ import json
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,6 +33,7 @@ _HONEST_ROUNDS = 3
 _ALL_GATHER, _SCATTER_REDUCE = "all_gather", "scatter_reduce"
 
 Patch = Callable[[], None]
+Alter = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -317,41 +318,38 @@ def _one_more() -> None:
     dist.all_reduce(torch.ones(1000))
 
 
-def _gradients(alter: Callable[[Tensor], None]) -> Patch:
-    """Of the model, before they are discretised or averaged."""
+def _gradients(alter: Callable[[Gradient], Gradient], alter_mean: Alter | None = None) -> Patch:
+    """Of the model, before they are discretised; and those that are averaged."""
 
     def patch() -> None:
-        original = LevelAggregator.compress
-        smoothed = averaging._flat
+        original = LevelAggregator._written
+        flattened = averaging._flat
 
-        def compress(
+        def written(
             aggregator: LevelAggregator, slot: int, gradient: Gradient, round_: int
-        ) -> None:
+        ) -> Iterator[int]:
             _tried()
-            for part in gradient.parts:
-                alter(part.values)
-            original(aggregator, slot, gradient, round_)
+            return original(aggregator, slot, alter(gradient), round_)
 
         def flat(gradients: Any) -> Tensor:
-            found = smoothed(gradients)
-            alter(found)
+            found = flattened(gradients)
+            if alter_mean is not None:
+                alter_mean(found)
             return found
 
-        LevelAggregator.compress = compress  # type: ignore[method-assign]
+        LevelAggregator._written = written  # type: ignore[method-assign]
         averaging._flat = flat
 
     return patch
 
 
-def _absent() -> None:
-    """Never takes part."""
-    original = LevelAggregator.compress
+def _values(alter: Alter) -> Patch:
+    def altered(gradient: Gradient) -> Gradient:
+        for part in gradient.parts:
+            alter(part.values)
+        return gradient
 
-    def compress(aggregator: LevelAggregator, slot: int, gradient: Gradient, round_: int) -> None:
-        _tried()
-        original(aggregator, slot, gradient.absent(), round_)
-
-    LevelAggregator.compress = compress  # type: ignore[method-assign]
+    return _gradients(altered, alter)
 
 
 # What must be alike.
@@ -525,10 +523,10 @@ MODES = (
     Mode("process: hangs", _in_round(_hang)),
     Mode("process: raises", _in_round(_fail)),
     Mode("process: interrupts itself", _in_round(_interrupt_oneself), clients=_LAUNCH),
-    Mode("gradient: NaN", _gradients(lambda values: values.fill_(float("nan")))),
-    Mode("gradient: 1e30", _gradients(lambda values: values.fill_(1e30))),
-    Mode("gradient: negated", _gradients(lambda values: values.neg_())),
-    Mode("gradient: never there", _absent),
+    Mode("gradient: NaN", _values(lambda values: values.fill_(float("nan")))),
+    Mode("gradient: 1e30", _values(lambda values: values.fill_(1e30))),
+    Mode("gradient: negated", _values(lambda values: values.neg_())),
+    Mode("gradient: never there", _gradients(Gradient.absent)),
     Mode("random bits of another seed", _other_seed),
     Mode("weights drift", _drift, clients=_LAUNCH),
     Mode("store: stop after garbage", _keys((_STOP_KEY, "x")), clients=_LAUNCH),
