@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from compsgd.comm.exchange_choice import chosen_by_auto
-from compsgd.workers.commands.path_option import PICTURE, OutputFile, write_json
+from compsgd.workers.commands.path_option import PICTURE, OutputFile, PathOption, write_json
 from compsgd.workers.commands.spreading import CountRange, IntegerRange, SpreadingCommand, normalise
 from compsgd.workers.data.datasets import IMAGE_FORMATS
 from compsgd.workers.failures import UsageError
@@ -92,7 +92,7 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
               help="Measure this machine first (seconds; let it do nothing else).")  # fmt: skip
 @click.option("--batch_size", type=IntegerRange(min=2), default=64, show_default=True,
               help="Of the steps that are measured.")  # fmt: skip
-@click.option("--machine", "machine_path", type=OutputFile(), default=None,
+@click.option("--machine", "machine_path", type=PathOption(dir_okay=False), default=None,
               help="With --calibrate what is measured is saved here, without it read.")  # fmt: skip
 @click.option("--plot", type=PICTURE, default=None,
               help="Draw step time against bandwidth: .png, .pdf or .svg.")  # fmt: skip
