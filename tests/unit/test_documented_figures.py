@@ -154,3 +154,11 @@ def test_the_best_published_cells_are_reproduced_ones():
     assert len(documented) > 8
     for row in documented:
         assert not row[2] or (row[2], row[3]) in measured, row
+
+
+PAGES = sorted(page for page in MEASUREMENTS.rglob("*.md") if page.name != "README.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_ends_with_when_and_where_it_was_measured(page):
+    assert re.search(r"\n\n\*20\d\d-\d\d-\d\d[^\n]*, torch [^\n]*\*\n$", page.read_text())
