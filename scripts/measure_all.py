@@ -103,7 +103,7 @@ MEASUREMENTS = [
     Measurement("time_to_target", "python scripts/study/time_to_target.py", 60,
                 data_option="--data", needs_root=True),
     Measurement("reproduction", "python scripts/reproduce/run_all.py --jobs 2 "
-                "--page docs/measurements/reproduced.md", 150,
+                "--page docs/measurements/reproduced.md", 90,
                 data_option="--dataset_root"),
     Measurement("study", "python scripts/study/run.py", 1500, data_option="--data"),
 ]  # fmt: skip

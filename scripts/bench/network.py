@@ -52,9 +52,10 @@ def measure(cell: Cell, kind: str, methods: Sequence[str], budget_s: float) -> l
             found = ask_ranks(where, _HERE / "steps.py", what)
     except LabError as error:
         raise RunError(f"{cell.num_hosts} hosts, {cell.rate}: {error}") from error
+    here = here_today()
     return [
         Row(*cell, kind, one["method"], round(one["median_s"] * 1e3, 3), one["num_steps"],
-            round(one["sent_bytes"]), *here_today())
+            round(one["sent_bytes"]), *here)
         for one in found
     ]  # fmt: skip
 

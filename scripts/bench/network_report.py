@@ -20,7 +20,7 @@ from compsgd.plots.style import (
     share_axes,
     show_plain_numbers,
 )
-from compsgd.workers.bench.provenance import Provenance, footer
+from compsgd.workers.bench.provenance import footer
 from compsgd.workers.report.tables import markdown_table
 
 _FLOAT32, _SIXTEEN = "float32", ("bf16", "fp16")
@@ -69,7 +69,7 @@ def write_report(rows: Sequence[Row], folder: Path) -> None:
             }
             if here:
                 parts += [f"## {model}, {num_hosts} hosts: {_TITLES[kind]}", _table(here)]
-    parts.append(footer(Provenance(row.day, row.where) for row in rows))
+    parts.append(footer(rows))
     with atomic_write(folder / "network.md") as file:
         file.write(("\n\n".join(parts) + "\n").encode())
     steps = [row for row in rows if row.kind == STEP]

@@ -24,7 +24,7 @@ from steps import ALONE, CODED, EXCHANGES, MODELS, VOTE_BITS, vote_name
 
 from compsgd.comm.exchange_choice import chosen_by_auto
 from compsgd.files import atomic_write
-from compsgd.workers.bench.provenance import Provenance, footer
+from compsgd.workers.bench.provenance import footer
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption
 from compsgd.workers.failures import RunError, UsageError
@@ -176,7 +176,7 @@ def write_report(found: Mapping[Row, float], path: Path) -> None:
         here = {row: error for row, error in found.items()
                 if (row.model, row.num_hosts, row.kind) == (model, num_hosts, kind)}  # fmt: skip
         parts += [f"## {model}, {num_hosts} hosts: {kind}", _table(here)]
-    parts.append(footer(Provenance(row.day, row.where) for row in found))
+    parts.append(footer(found))
     with atomic_write(path) as file:
         file.write(("\n\n".join(parts) + "\n").encode())
 

@@ -9,7 +9,7 @@ from summaries import Summary, best_baseline, summarise
 from tasks import TASKS, TUNING_SEED, Metric, Task
 
 from compsgd.files import atomic_write
-from compsgd.workers.bench.provenance import Provenance, footer
+from compsgd.workers.bench.provenance import footer
 from compsgd.workers.report.tables import markdown_table
 from compsgd.workers.train.measures import format_number
 
@@ -34,7 +34,7 @@ def write_tables(plan: Sequence[Part], records: Records, out: Path) -> None:
     names = list(dict.fromkeys(name for name, _ in plan))
     sections = [_section(TASKS[name], summarise(plan, TASKS[name], records)) for name in names]
     with atomic_write(out / NAME) as file:
-        measured = footer(Provenance(row.day, row.where) for row in records.rows)
+        measured = footer(records.rows)
         file.write("\n".join([_HEAD.format(seed=TUNING_SEED), *sections, measured, ""]).encode())
 
 

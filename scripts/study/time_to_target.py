@@ -28,7 +28,7 @@ import click
 
 from compsgd.comm.exchange_choice import chosen_by_auto
 from compsgd.files import atomic_write
-from compsgd.workers.bench.provenance import Provenance, footer, here_today
+from compsgd.workers.bench.provenance import footer, here_today
 from compsgd.workers.commands.execution import execute
 from compsgd.workers.commands.path_option import PathOption, make_folder
 from compsgd.workers.commands.spreading import SpreadingCommand
@@ -367,7 +367,7 @@ def write_report(rows: Sequence[Row], machines: Mapping[str, Machine], path: Pat
             f"## {RACES[name].title}: {rate}",
             _table(_results(tuned, name, rate), alone, machines[name]),
         ]
-    parts.append(footer(Provenance(row.day, row.where) for row in tuned.values()))
+    parts.append(footer(tuned.values()))
     with atomic_write(path) as file:
         file.write(("\n\n".join(parts) + "\n").encode())
 

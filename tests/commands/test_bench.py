@@ -95,7 +95,7 @@ def test_bad_input_is_one_line():
     for option in ("--picture", "--json"):
         result = run("codec", option, "nowhere/x.png")
         assert result.exit_code == 2
-        assert "nowhere/x.png: there is no folder nowhere" in result.output
+        assert f"'{option}': nowhere/x.png: there is no folder nowhere" in result.output
 
 
 def test_the_vote_that_is_timed_moves_parameters(monkeypatch):

@@ -193,8 +193,8 @@ def test_list_says_what_a_file_holds(logs):
     ("arguments", "message"),
     [
         (["seed_3", "--out", "x.png"], "seed_3 is neither a histories file nor an experiment in"),
-        (["seed_1", "--out", "x.jpg"], "x.jpg must end in one of .png, .pdf, .svg"),
-        (["seed_1", "--out", "no/x.png"], "no/x.png: there is no folder no"),
+        (["seed_1", "--out", "x.jpg"], "'--out': x.jpg must end in one of .png, .pdf, .svg"),
+        (["seed_1", "--out", "no/x.png"], "'--out': no/x.png: there is no folder no"),
         (["seed_1", "--out", "x.png", "--key", "3"], "'3' is not LR,DECAY, as in 0.0001,0.7"),
         (["seed_1", "--out", "x.png", "--key", "3,1"], "--key 3,1: there are 0.1,1, 0.2,0.7"),
         (["seed_1", "--out", "x.png", "--label", "a"], "1 --label for 2 lines"),

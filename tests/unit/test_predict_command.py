@@ -112,8 +112,8 @@ def test_a_models_step_is_measured_unless_it_is_told(monkeypatch):
         (["--num_bits", 9], "not in the range"),
         (["--machine", "none.json"], "none.json: No such file"),
         (["--plot", "x.gif"], "must end in one of .png"),
-        (["--json", "nowhere/x.json"], "nowhere/x.json: there is no folder nowhere"),
-        (["--plot", "nowhere/x.png"], "nowhere/x.png: there is no folder nowhere"),
+        (["--json", "nowhere/x.json"], "'--json': nowhere/x.json: there is no folder nowhere"),
+        (["--plot", "nowhere/x.png"], "'--plot': nowhere/x.png: there is no folder nowhere"),
     ],
 )
 def test_mistakes_are_told_in_a_line(args, words, tmp_path, monkeypatch):

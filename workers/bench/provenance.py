@@ -3,9 +3,19 @@
 import os
 from collections.abc import Iterable
 from datetime import date
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from compsgd.workers.bench.timing import machine
+
+
+class Measured(Protocol):
+    """What says so of itself, as a Provenance and a row of a table do."""
+
+    @property
+    def day(self) -> str: ...
+
+    @property
+    def where(self) -> str: ...
 
 
 class Provenance(NamedTuple):
@@ -31,7 +41,7 @@ def here_today() -> Provenance:
     return Provenance(date.today().isoformat(), where)
 
 
-def footer(measured: Iterable[Provenance]) -> str:
+def footer(measured: Iterable[Measured]) -> str:
     """What stands below a table: each machine, with its first and its last day; nothing of nothing.
 
     >>> footer([Provenance("2026-11-28", "a PC"), Provenance("2026-11-26", "a PC")])

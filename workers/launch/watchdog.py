@@ -193,10 +193,12 @@ class Watchdog:
                 host = "the launcher" if is_launchers_store() else "rank 0"
                 self._end(f"{host} cannot be reached: {error}", tell=True)
         except RuntimeError:
-            # The store has gone with its host, unless all leave at this moment.
+            # The store has gone with its host, which without a launcher is rank 0, unless all leave
+            # at this moment.
             if not self._closing.wait(_GOODBYE_S):
-                host = "the launcher is gone" if is_launchers_store() else _gone([0])
-                self._end(host, tell=self._speaks_for_machine())
+                absent = [] if is_launchers_store() else [0]
+                reason = _gone(absent) if absent else "the launcher is gone"
+                self._end(reason, tell=self._speaks_without(absent))
 
     def _hold(self, roll_call: RollCall) -> None:
         """Answers, and ends this process if others do not."""
@@ -211,12 +213,6 @@ class Watchdog:
             self._end(_gone(absent), tell=self._speaks_without(absent))
         if absent == [] and roll_call is self._urgent:
             self._all_here.set()
-
-    def _speaks_for_machine(self) -> bool:
-        """Whether this process is the one to say that the store is gone, where it runs: others are
-        out of reach. Without a launcher the store has gone with rank 0."""
-        here = self._rank_info
-        return here.local_rank == 0 or (here.rank == 1 and not is_launchers_store())
 
     def _speaks_without(self, absent: list[int]) -> bool:
         """Whether this process is the one to speak on its machine: the first of those there that
