@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,10 +39,10 @@ def read_rows(path: Path, kind: type[Row], writer: str) -> list[Row]:
         raise UsageError(f"{path} is not what {writer} writes: {error}") from error
 
 
-def write_rows(path: Path, rows: Sequence[Any]) -> None:
-    """All rows, of one kind; at least one."""
+def write_rows(path: Path, kind: type[Row], rows: Iterable[Row]) -> None:
+    """All rows, atomically: a reader finds the old ones or the new ones."""
     text = io.StringIO()
-    table = csv.DictWriter(text, _names(type(rows[0])), lineterminator="\n")
+    table = csv.DictWriter(text, _names(kind), lineterminator="\n")
     table.writeheader()
     table.writerows(vars(row) for row in rows)
     with atomic_write(path) as file:

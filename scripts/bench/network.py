@@ -104,7 +104,7 @@ def network(
     ):
         for cell, kind, methods in bar:
             rows += measure(cell, kind, methods, budget_s)
-            write_rows(out / "network.csv", rows)
+            write_rows(out / "network.csv", Row, rows)
     write_report(rows, out)
 
 

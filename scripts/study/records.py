@@ -1,24 +1,21 @@
 """What the study has found: a row a run, in a table that is committed, and the curves beside it."""
 
-import csv
-import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from plan import REPORT, Trial
 
-from compsgd.files import atomic_write
 from compsgd.history import read_histories
 from compsgd.workers.bench.provenance import here_today
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-from csv_rows import read_rows
+from csv_rows import read_rows, write_rows
 
 RESULTS, CURVES = "results.csv", "curves.csv"
 # Of a curve: what a figure can show.
@@ -69,7 +66,6 @@ class Point:
 
 
 Key = tuple[str, str, str, float, int, str]
-_Line = TypeVar("_Line", Row, Point)
 
 
 class Records:
@@ -119,8 +115,8 @@ class Records:
 
     def write(self) -> None:
         """The tables, atomically: a reader finds the old ones or the new ones."""
-        _write(self._out / RESULTS, Row, [self._rows[key] for key in sorted(self._rows)])
-        _write(self._out / CURVES, Point, [self._points[key] for key in sorted(self._points)])
+        write_rows(self._out / RESULTS, Row, [self._rows[key] for key in sorted(self._rows)])
+        write_rows(self._out / CURVES, Point, [self._points[key] for key in sorted(self._points)])
 
     def _take_over(self, trial: Trial) -> None:
         folder = self.folder(trial)
@@ -139,15 +135,16 @@ def _as_row(trial: Trial, cell: Mapping[str, Any]) -> Row:
         rounds=int(cell["num_steps"]),
         metric=_number(cell[trial.task.metric.result]),
         train_loss=_number(cell["train_loss"]),
-        bytes_per_step=float(cell["bytes_per_worker_and_step"]),
+        bytes_per_step=_number(cell["bytes_per_worker_and_step"]),
         compression=_number(cell["compression_rate"]),
-        seconds=float(cell["seconds"]),
+        seconds=_number(cell["seconds"]),
         **here_today()._asdict(),
     )
 
 
 def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+    """To as many digits as the tables hold."""
+    return float("nan") if value is None else float(f"{value:.{_DIGITS}g}")
 
 
 def _as_points(trial: Trial, folder: Path) -> Iterator[Point]:
@@ -156,7 +153,7 @@ def _as_points(trial: Trial, folder: Path) -> Iterator[Point]:
     for block in np.array_split(np.arange(len(losses)), min(_NUM_BLOCKS, len(losses))):
         yield Point(
             trial.task.name, trial.method.name, trial.lr, trial.seed, trial.definition,
-            int(steps[block[-1]]), float(losses[block].mean()),
+            int(steps[block[-1]]), _number(losses[block].mean()),
         )  # fmt: skip
 
 
@@ -171,16 +168,3 @@ def _key(row: Row) -> Key:
 
 def _point_key(point: Point) -> tuple[Any, ...]:
     return astuple(point)[:-1]
-
-
-def _write(path: Path, kind: type[_Line], lines: Sequence[_Line]) -> None:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(one.name for one in fields(kind))
-    table.writerows(map(_as_text, lines))
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
-
-
-def _as_text(line: Row | Point) -> Iterable[Any]:
-    return [f"{one:.{_DIGITS}g}" if isinstance(one, float) else one for one in astuple(line)]

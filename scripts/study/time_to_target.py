@@ -297,7 +297,7 @@ def main(
     ):
         for one in bar:
             rows.append(race(one, data))
-            write_rows(path, rows)
+            write_rows(path, Row, rows)
     machines = {
         name: machine_of(_NUM_HOSTS, RACES[name].numel, out)
         for name in dict.fromkeys(row.race for row in rows)

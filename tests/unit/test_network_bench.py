@@ -39,7 +39,7 @@ ROWS = [measured(method, rate) for method in METHODS for rate in RATES]
 
 
 def test_rows_come_back(tmp_path):
-    write_rows(tmp_path / "network.csv", ROWS)
+    write_rows(tmp_path / "network.csv", Row, ROWS)
     assert read_rows(tmp_path / "network.csv", Row, "network.py") == ROWS
     assert read_rows(tmp_path / "none.csv", Row, "network.py") == []
 

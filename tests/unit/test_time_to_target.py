@@ -43,7 +43,7 @@ ROWS = [
 
 def test_rows_come_back(tmp_path):
     path = tmp_path / "rows.csv"
-    write_rows(path, ROWS)
+    write_rows(path, Row, ROWS)
     assert read_rows(path, Row, "x.py") == ROWS
     path.write_text(path.read_text().replace("True", "yes"))
     with pytest.raises(UsageError, match=r"rows\.csv is not what x\.py writes"):
